@@ -1,0 +1,5 @@
+"""`python -m toolkit` is the command `danqing`."""
+
+from toolkit.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""How well image and text of a pair agree, measured on their features."""

@@ -1,0 +1,265 @@
+"""The command `danqing`: arguments in, one function of the toolkit called, an exit code out.
+
+0 done, 1 the work failed or is incomplete, 2 the command or the configuration is wrong. Errors are one paragraph;
+a traceback only with --debug. Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from toolkit import __version__
+from toolkit.errors import UserError, WorkError
+
+app = typer.Typer(
+    name="danqing",
+    help="Build image-text datasets from Common Crawl: raw crawl files in, a clean deduplicated dataset out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML configuration.", show_default=False)]
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one option; repeatable.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON (schemas in docs/formats.md).")]
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors (taken at any place).")] = False,
+) -> None:
+    """Build image-text datasets from Common Crawl: raw crawl files in, a clean deduplicated dataset out."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    del debug  # taken out by `main`, which must know it before arguments are parsed
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    sets: Sets = None,
+    executor: Annotated[str | None, typer.Option(help="inline or local; overrides executor.kind.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+) -> None:
+    """Run the pipeline, or go on with it: what is done is not done again."""
+    from toolkit.report.display import display
+    from toolkit.run import signals
+    from toolkit.run.drive import drive
+
+    opened = _create(config, [*(sets or []), *([f"executor.kind={executor}"] if executor else [])])
+    if until is not None:
+        _stage(until)
+    signals.reset()
+    signals.listen(signals.INTERRUPT)
+    outcome = drive(opened, show := display(opened), until)
+    show.close(opened, outcome)
+    if not outcome.complete:
+        raise WorkError(_incomplete(opened, outcome))
+
+
+def _incomplete(opened: Any, outcome: Any) -> str:
+    again = "Run the same command again to go on; finished work is kept."
+    if outcome.stopped:
+        return f"Stopped before the end, as asked. {again}"
+    aside = "; ".join(f"{stage} {unit:06d}: {reason}" for (stage, unit), reason in list(outcome.aside.items())[:5])
+    waiting = "; ".join(outcome.waiting[:3])
+    rest = f" Not run for want of input: {waiting}." if waiting else ""
+    return f"{len(outcome.aside)} units failed and were set aside: {aside}.{rest} Mend the cause. {again}"
+
+
+@app.command()
+def plan(config: ConfigPath, sets: Sets = None, as_json: Json = False) -> None:
+    """Check everything and show what a run would do; start nothing."""
+    from toolkit.report.display import plan_lines
+    from toolkit.run.plan import plan as make
+    from toolkit.run.plan import tree
+    from toolkit.run.run import look
+
+    opened = look(_load(config, sets))
+    _check(opened.config)
+    _print(tree(opened, make(opened)), as_json, plan_lines)
+
+
+@app.command()
+def status(run_folder: RunPath, as_json: Json = False) -> None:
+    """Show how far a run is, what failed, and what was damaged in its input."""
+    from toolkit.report.status import lines
+    from toolkit.report.status import status as state
+    from toolkit.run.run import open_run
+
+    _print(state(open_run(run_folder)), as_json, lines)
+
+
+@app.command()
+def funnel(run_folder: RunPath, as_json: Json = False) -> None:
+    """Show the pairs that each step left, beside the paper's counts."""
+    from toolkit.report.display import funnel_lines
+    from toolkit.run.funnel import funnel as rows
+    from toolkit.run.funnel import tree
+    from toolkit.run.run import open_run
+
+    _print(tree(rows(open_run(run_folder))), as_json, funnel_lines)
+
+
+@app.command()
+def why(
+    run_folder: RunPath,
+    key: Annotated[str, typer.Argument(metavar="ID_OR_URL", help="A pair's id or its image URL.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Follow one pair through every stage, with everything that was measured."""
+    from toolkit.report.why import lines
+    from toolkit.report.why import why as stories
+    from toolkit.run.run import open_run
+
+    found = list(stories(open_run(run_folder), [key]))
+    if not found:
+        raise WorkError(
+            f"No pair with the id or URL {key!r} is in {run_folder}: it was not in the input, or not read yet."
+        )
+    _print(found, as_json, lambda tree: (line for story in tree for line in lines(story)))
+
+
+@app.command()
+def verify(run_folder: RunPath, as_json: Json = False) -> None:
+    """Prove that every published byte is right; exit 1 names each shard that is not."""
+    from dataclasses import asdict
+
+    from toolkit.run.run import open_run
+    from toolkit.run.verify import verify as problems
+
+    opened = open_run(run_folder)
+    found = list(problems(opened))
+    tree = {"run_dir": str(opened.layout.root), "sound": not found, "problems": [asdict(p) for p in found]}
+    _print(
+        tree, as_json, lambda _: [*map(str, found), f"{opened.layout.root}: {'sound' if not found else 'not sound'}"]
+    )
+    if found:
+        raise WorkError(f"{len(found)} problems; `danqing run` redoes what is missing or stale.")
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A stage, e.g. source, text, fetch.", show_default=False)],
+    inputs: Annotated[
+        list[str], typer.Option("--input", metavar="PATH_OR_GLOB", help="Input; repeatable.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", metavar="PATH", help="Output file.", show_default=False)],
+    config: Annotated[str | None, typer.Option("--config", metavar="CONFIG", help="Its section NAME is read.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Run one stage on plain files, without a run folder."""
+    from toolkit.config.config import expand, load, section
+    from toolkit.report.display import stage_lines
+    from toolkit.run.plain import run_stage
+
+    _stage(name)
+    loaded = section(name, load(config, sets or [], needs_input=False) if config else None, sets or [])
+    if name in ("fetch", "hosts"):
+        _check(loaded)
+    paths = [Path(p) for pattern in inputs for p in expand(pattern, "--input")]
+    task = run_stage(name, paths, output, loaded)
+    for line in stage_lines(task):
+        typer.echo(line)
+    if task.damages_of_files:
+        raise WorkError(
+            f"{task.damages_of_files} input files could not be read and are named above; the others are done."
+        )
+
+
+@app.command()
+def task(
+    run_folder: RunPath,
+    name: Annotated[str, typer.Argument(metavar="STAGE", help="Stage.", show_default=False)],
+    units: Annotated[
+        str, typer.Option("--units", help="Units, e.g. 0-99,120; the default is all that are missing.")
+    ] = "",
+) -> None:
+    """Run units of one stage in this process: what a job runs."""
+    from toolkit.run import signals
+    from toolkit.run.drive import work
+    from toolkit.run.run import open_run
+
+    opened = open_run(run_folder)
+    signals.reset()
+    signals.listen(signals.INTERRUPT)
+    failed = work(opened, _stage(name), units, typer.echo)
+    if failed:
+        raise WorkError(f"{failed} units of {name} are not done; the lines above say why.")
+
+
+def _stage(name: str) -> Any:
+    from toolkit.recipe import BY_NAME
+
+    if name not in BY_NAME:
+        raise UserError(f"There is no stage {name!r}; the stages are {', '.join(BY_NAME)}.")
+    return BY_NAME[name]
+
+
+def _load(config: str, sets: list[str] | None) -> Any:
+    from toolkit.config import load
+
+    return load(config, sets or [])
+
+
+def _create(config: str, sets: list[str] | None) -> Any:
+    from toolkit.run.run import create
+
+    loaded = _load(config, sets)
+    _check(loaded)
+    return create(loaded)
+
+
+def _check(config: Any) -> None:
+    """Refuse before anything starts what would fail hours later."""
+    from toolkit.fetch.client import check
+
+    check(config)
+
+
+def _print(tree: Any, as_json: bool, lines: Any) -> None:
+    if as_json:
+        typer.echo(json.dumps(tree, ensure_ascii=False, indent=2))
+        return
+    for line in lines(tree):
+        typer.echo(line)
+
+
+def main() -> None:
+    """Run the command; turn errors into one paragraph and an exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        app(args=[a for a in sys.argv[1:] if a != "--debug"], prog_name="danqing")
+    except (UserError, WorkError) as error:
+        if debug:
+            raise
+        _say(str(error))
+        sys.exit(2 if isinstance(error, UserError) else 1)
+    except OSError as error:
+        if debug:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _say(
+            f"The system refused: {error.strerror or error}{where}. "
+            "Nothing that was finished is lost; mend the cause and run again."
+        )
+        sys.exit(1)
+
+
+def _say(text: str) -> None:
+    typer.echo(f"danqing: {text}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The nouns: pairs, their columns, and the files that hold them."""

@@ -1,0 +1,162 @@
+"""A stage is a job over shards; a task is one unit of it. This is all that a stage knows about where it runs.
+
+The same stage function runs in a run folder (run/task.py) and on plain files (`danqing stage`): both give it a
+`Task`, which hands it its input rows and takes what it writes. A stage never opens a path for writing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import IO, Any, Literal, Protocol
+
+import pyarrow as pa
+
+
+class Kind(StrEnum):
+    """How a stage's units relate to shards."""
+
+    MAP = "map"  # one unit per shard, one shard in, one shard out
+    REDUCE = "reduce"  # reads all shards, writes something small, or re-partitions by id
+    COLLECTIVE = "collective"  # one unit per batch (or one in all); reads features of many shards
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One stage of the recipe.
+
+    `run` is named as "module:function" so that importing the recipe imports no heavy package. `after` names the
+    stages whose rows or files this stage reads; the last `pairs` stage among them decides which rows are alive.
+    `version` is raised whenever the stage's output for the same input changes; finished shards are then redone.
+    """
+
+    name: str
+    number: int
+    kind: Kind
+    run: str
+    steps: Sequence[str]
+    after: Sequence[str]
+    version: int
+    close: str | None = None  # a last unit, run when all others are done (export's card and manifest)
+    checkpoints: bool = False  # whether the stage asks `stopping` and keeps finished parts
+
+    @property
+    def folder(self) -> str:
+        """Return the folder of the stage in a run, e.g. "30_fetch"."""
+        return f"{self.number}_{self.name}"
+
+
+def stem(unit: int) -> str:
+    """Return what the file names of a unit begin with, e.g. "000012"."""
+    return f"{unit:06d}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """One published file: its path in the stage's data folder, its size, and its BLAKE2b-256 digest (hex)."""
+
+    path: str
+    bytes: int
+    digest: str
+    rows: int | None  # of a table; null for other files
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FunnelRow:
+    """One step of the funnel: pairs left after it and dropped by it, in this run and in the paper.
+
+    A count is null where nobody counted: the step was not run, or the paper has no such step.
+    """
+
+    step: str
+    left: int | None
+    dropped: int | None
+    paper_left: int | None
+    paper_dropped: int | None
+    state: Literal["run", "not run", "rewrite"]  # rewrite: changes texts, drops nothing
+
+
+class Stopped(Exception):  # noqa: N818 (an event, not an error)
+    """The task was asked to stop and kept what is finished; the unit is done by a later attempt."""
+
+
+class Task(Protocol):
+    """One unit of a stage at work: where its rows come from, where its files go, and when to stop."""
+
+    unit: int
+    parts: int  # units of the stage unique: prefixes of the id space
+    config: Any  # the whole Config; a stage reads its own section
+
+    def shards(self) -> Sequence[int]:
+        """Return the shards that this unit covers: one for map stages, a batch or all for the others."""
+
+    def files(self) -> Sequence[tuple[int, str]]:
+        """Return the raw input files of this unit (stage source only): their index in the run's list, and path."""
+
+    def rows(self, *names: str, shard: int | None = None) -> pa.Table:
+        """Return the named columns, from whichever earlier stage measured them, of the rows alive at this input."""
+
+    def total(self) -> int:
+        """Return the number of rows alive at this stage's input over all shards."""
+
+    def table(self, stage: str, unit: int = 0) -> pa.Table:
+        """Return the whole table of an earlier reduce stage (unique, words, hosts)."""
+
+    def open(self, stage: str, suffix: str, shard: int | None = None) -> IO[bytes]:
+        """Open an earlier stage's file (".tar", ".h5") of this shard for reading, its digest checked."""
+
+    def create(self, suffix: str) -> IO[bytes]:
+        """Open an output of this unit (".tar", ".h5") for writing and reading; published with the unit.
+
+        The task closes it.
+        """
+
+    def create_named(self, name: str) -> IO[bytes]:
+        """Open an output at the top of the stage's data folder, as `create` does (closing units only)."""
+
+    def write(self, tables: pa.Table | Iterable[pa.Table], shard: int | None = None) -> None:
+        """Write this unit's table, or (collective stages) the table of one of its shards; call once for each.
+
+        A stream of tables is written as it comes. The task counts the drops from the column `dropped`.
+        """
+
+    def damage(self, where: str, what: str) -> None:
+        """Count and name a bad file or record that was passed over; the run goes on, `status` shows it."""
+
+    def count(self, step: str, rows: int) -> None:
+        """Count rows that a rewriting step changed, or dropped rows that are not written (`rejects: counts`)."""
+
+    def tally(self, key: str, rows: int) -> None:
+        """Add to a named number in the mark, e.g. "language.eng"; numbers of all shards add up in the report."""
+
+    def advance(self, rows: int) -> None:
+        """Say that so many more rows are done, for the progress display."""
+
+    def stopping(self) -> bool:
+        """Return whether the task was asked to stop; a stage that checkpoints stops at its next safe point."""
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the place where finished parts of this unit survive a kill."""
+
+    def outputs(self) -> Sequence[Output]:
+        """Return the published files of this stage's finished units (closing units only)."""
+
+    def funnel(self) -> Sequence[FunnelRow]:
+        """Return the run's funnel in recipe order, every step of it (closing units only)."""
+
+    def digest(self) -> str:
+        """Return the config digest of the run."""
+
+
+class Checkpoint(Protocol):
+    """Finished parts of an unfinished unit, by number; each is there wholly or not at all."""
+
+    def parts(self) -> Iterator[int]:
+        """Return the numbers of the parts that are there, ascending."""
+
+    def load(self, part: int, suffix: str) -> IO[bytes]:
+        """Open a file of a finished part for reading."""
+
+    def save(self, part: int, write: Callable[[Callable[[str], IO[bytes]]], None]) -> None:
+        """Write a part's files through `write(create)` and publish them together."""

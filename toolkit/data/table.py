@@ -1,0 +1,62 @@
+"""Parquet tables with stable bytes: the same rows give the same file on every machine of one pyarrow version.
+
+Parquet's bytes depend on how writes are chunked, so all go through `write`, in row groups of 10,000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROW_GROUP = 10_000
+
+
+def build(schema: pa.Schema, columns: Mapping[str, Any]) -> pa.Table:
+    """Return a table of exactly this schema from arrays, numpy arrays or lists, one per field."""
+    missing = set(schema.names) ^ set(columns)
+    if missing:
+        raise KeyError(f"columns {sorted(missing)} do not match the schema {schema.names}")
+    return pa.table([_array(columns[f.name], f.type) for f in schema], schema=schema)
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array[Any] | pa.ChunkedArray[Any]:
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values if values.type == kind else values.cast(kind)
+    return pa.array(values, type=kind)
+
+
+def write(sink: IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
+    """Write the tables as one parquet file of row groups of 10,000, however they are cut; return the rows."""
+    rows = 0
+    options: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "use_dictionary": True}
+    with pq.ParquetWriter(sink, schema, store_schema=False, **options) as writer:
+        for group in regroup(tables):
+            writer.write_table(group, row_group_size=ROW_GROUP)
+            rows += group.num_rows
+    return rows
+
+
+def regroup(tables: Iterable[pa.Table], rows: int = ROW_GROUP) -> Iterator[pa.Table]:
+    """Cut a stream of tables into pieces of exactly `rows` rows, the last one shorter."""
+    pending: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        start = 0
+        while start < table.num_rows:
+            piece = table.slice(start, rows - count)
+            pending.append(piece)
+            start += piece.num_rows
+            count += piece.num_rows
+            if count == rows:
+                yield pa.concat_tables(pending).combine_chunks()
+                pending, count = [], 0
+    if pending:
+        yield pa.concat_tables(pending).combine_chunks()
+
+
+def read(source: IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a whole table, or some of its columns, from an open file."""
+    return pq.read_table(source, columns=list(columns) if columns is not None else None, use_threads=False)

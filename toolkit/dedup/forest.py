@@ -1,0 +1,68 @@
+"""A union-find forest over row numbers, worked in batches: connected components without a list of edges.
+
+Promise: the root of a set is its smallest row number, whatever the order in which edges came. Memory is 4
+bytes a row (8 from 2^31 rows on) plus what one batch of edges takes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[Any]  # int32 or int64 row numbers, (m,)
+
+
+class Forest:
+    """Sets of the rows 0 .. n-1; `parent[i] <= i`, and equal exactly at a root."""
+
+    def __init__(self, rows: int) -> None:
+        self.parent: Rows = np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64)
+
+    def __len__(self) -> int:
+        return len(self.parent)
+
+    def find(self, rows: Rows) -> Rows:
+        """Return the root of each given row; the paths walked are halved, and end at the root."""
+        parent = self.parent
+        roots = parent[rows]
+        open_ = np.flatnonzero(parent[roots] != roots)
+        while open_.size:
+            node = roots[open_]
+            parent[node] = up = parent[parent[node]]
+            roots[open_] = up
+            open_ = open_[parent[up] != up]
+        parent[rows] = roots
+        return roots
+
+    def union(self, left: Rows, right: Rows) -> None:
+        """Join the sets of left[i] and right[i] for all i at once.
+
+        Each round hooks every root that an edge shows a smaller root for to the smallest such root, then goes
+        on with the edges that still join two sets. Hooked roots point to smaller roots, so no cycle can
+        arise.
+        """
+        left, right = self.find(left), self.find(right)
+        while True:
+            apart = left != right
+            if not apart.any():
+                return
+            low, high = np.minimum(left, right)[apart], np.maximum(left, right)[apart]
+            np.minimum.at(self.parent, high, low)
+            left, right = self.find(low), self.find(high)
+
+    def roots(self) -> Rows:
+        """Return the root of every row, (n,): the smallest row number of its set."""
+        while True:
+            up = self.parent[self.parent]
+            if np.array_equal(up, self.parent):
+                return up
+            self.parent = up
+
+    def merge(self, other: Forest) -> None:
+        """Take over the sets of a forest over the same rows, which another worker has grown."""
+        if len(other) != len(self):
+            raise ValueError(f"forests of {len(self)} and {len(other)} rows can not be merged")
+        hooked = np.flatnonzero(other.parent != np.arange(len(other)))
+        self.union(hooked, other.parent[hooked])

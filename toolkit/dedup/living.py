@@ -1,0 +1,65 @@
+"""Which rows of a shard's features file are alive: the file has a row for every pair that was embedded.
+
+The living pairs are a part of them, in the same order, so a file is read once from front to back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from toolkit.data.pair import ID_BYTES
+from toolkit.dedup.exact import Int
+from toolkit.errors import WorkError
+
+READ_ROWS = 8192
+
+Ids = npt.NDArray[np.uint8]  # (n, 16)
+
+
+def pack(column: pa.ChunkedArray) -> Ids:
+    """Return ids of 32 hex digits as bytes, (n,) -> (n, 16)."""
+    data = bytes.fromhex("".join(column.to_pylist()))
+    return np.frombuffer(data, dtype=np.uint8).reshape(-1, ID_BYTES)
+
+
+def unpack(ids: Ids) -> list[str]:
+    """Return ids of 16 bytes as 32 hex digits, (n, 16) -> (n,)."""
+    digits = ids.tobytes().hex()
+    return [digits[start : start + 2 * ID_BYTES] for start in range(0, len(digits), 2 * ID_BYTES)]
+
+
+def living(stored: Ids, alive: Ids, shard: int | None) -> Int:
+    """Return the ascending row numbers of the pairs `alive` in a file of the ids `stored`.
+
+    Raises WorkError where they are not all there, in the same order.
+    """
+    if np.array_equal(stored, alive):
+        return np.arange(len(stored))
+    numbers = np.flatnonzero(np.isin(_words(stored), _words(alive)))
+    if not np.array_equal(stored[numbers], alive):
+        where = "the input" if shard is None else f"shard {shard}"
+        raise WorkError(
+            f"The features of {where} hold {len(numbers)} of the {len(alive)} pairs that are alive here, or hold "
+            "them in another order: features and tables are not of one run. `danqing verify` shows which shard "
+            "to redo."
+        )
+    return numbers
+
+
+def _words(ids: Ids) -> npt.NDArray[np.bytes_]:
+    """View ids as byte strings of one width, in which comparison ignores nothing but zeros that both have."""
+    return np.ascontiguousarray(ids).view(f"S{ID_BYTES}")[:, 0]
+
+
+def windows(numbers: Int, size: int = READ_ROWS) -> Iterator[tuple[int, int, Int]]:
+    """Give the parts of a file that hold the ascending row numbers: start, stop, wanted rows from start on."""
+    last = int(numbers[-1]) + 1 if len(numbers) else 0
+    for start in range(0, last, size):
+        stop = min(start + size, last)
+        low, high = np.searchsorted(numbers, (start, stop))
+        if low < high:
+            yield start, stop, numbers[low:high] - start

@@ -1,0 +1,1 @@
+"""Encoders: images (and texts) to the float16 rows whose cosine says how similar they are."""

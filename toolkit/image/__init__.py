@@ -1,0 +1,1 @@
+"""Images as hostile bytes: decoded once, in a child process, and measured."""

@@ -1,0 +1,37 @@
+"""The images of a shard, read from its tar by offset, each with its digest checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import IO
+
+import pyarrow as pa
+
+from toolkit.data.pair import ID_BYTES
+from toolkit.data.stage import Task
+from toolkit.data.tar import member
+from toolkit.image.fault import Fault
+
+COLUMNS = ("id", "offset", "bytes", "digest")
+
+
+def members(tar: IO[bytes], rows: pa.Table, task: Task) -> Iterator[bytes | Fault]:
+    """Yield each row's image file, or Fault "missing" or "digest", which are told to the task as damage."""
+    columns = (rows[name].to_pylist() for name in COLUMNS)
+    for name, offset, size, digest in zip(*columns, strict=True):
+        item = _member(tar, offset, size, digest)
+        if isinstance(item, Fault):
+            task.damage(f"image {name}", str(item))
+        yield item
+
+
+def _member(tar: IO[bytes], offset: int | None, size: int | None, digest: str | None) -> bytes | Fault:
+    if offset is None or size is None or offset < 0 or size < 0:
+        return Fault("missing")
+    try:
+        data = member(tar, offset, size)
+    except EOFError:
+        return Fault("missing")
+    right = hashlib.blake2b(data, digest_size=ID_BYTES).hexdigest() == digest
+    return data if right else Fault("digest")

@@ -1,0 +1,169 @@
+"""What a run shows: progress bars on a terminal, plain lines in a log, and tables at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from toolkit.data.stage import Stage, stem
+from toolkit.run import clock
+from toolkit.run.drive import Outcome
+from toolkit.run.funnel import funnel, tree
+from toolkit.run.run import Run
+
+
+def display(run: Run) -> Lines | Bars:
+    """Return progress bars where the output is a terminal, plain lines elsewhere."""
+    return Bars(run) if sys.stdout.isatty() else Lines(run)
+
+
+class Lines:
+    """One line when a stage begins, ends, or fails."""
+
+    def __init__(self, run: Run) -> None:
+        self._start = clock.ticks()
+        print(
+            f"run {run.layout.root}: {run.shards} shards, {run.config.batches} batches, digest {run.digest}", flush=True
+        )
+
+    def begin(self, stage: Stage, todo: int, done: int, rows: int) -> None:
+        """Say what a stage has to do."""
+        self._begin, self._rows = clock.ticks(), 0
+        before = f", {done} done before" if done else ""
+        print(f"{clock.now()} {stage.name}: {todo} units to do{before}, {rows:,} rows", flush=True)
+
+    def rows(self, stage: Stage, rows: int) -> None:
+        """Count."""
+        self._rows += rows
+
+    def unit(self, stage: Stage) -> None:
+        """Say nothing: a log of ten thousand shards must stay readable."""
+
+    def failed(self, stage: Stage, unit: int, reason: str, last: bool) -> None:
+        """Name a failed attempt."""
+        what = "set aside" if last else "will be tried again"
+        print(f"{clock.now()} {stage.name} {stem(unit)} failed, {what}: {reason}", flush=True)
+
+    def end(self, stage: Stage) -> None:
+        """Say how long a stage took."""
+        print(f"{clock.now()} {stage.name}: ended after {clock.ticks() - self._begin:.1f} s", flush=True)
+
+    def close(self, run: Run, outcome: Outcome) -> None:
+        """Print the funnel and where the dataset lies."""
+        for line in summary(run, outcome, clock.ticks() - self._start):
+            print(line, flush=True)
+
+
+class Bars:
+    """A bar a stage."""
+
+    def __init__(self, run: Run) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._start = clock.ticks()
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<8}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("units {task.fields[rows]:>12,} rows"),
+            TimeElapsedColumn(),
+            console=self._console,
+        )
+        self._console.print(f"run {run.layout.root}: {run.shards} shards, {run.config.batches} batches", markup=False)
+        self._progress.start()
+
+    def begin(self, stage: Stage, todo: int, done: int, rows: int) -> None:
+        """Open a bar."""
+        self._task = self._progress.add_task(stage.name, total=todo + done, completed=done, rows=0)
+
+    def rows(self, stage: Stage, rows: int) -> None:
+        """Count rows."""
+        self._progress.update(self._task, rows=self._progress.tasks[self._task].fields["rows"] + rows)
+
+    def unit(self, stage: Stage) -> None:
+        """Move the bar."""
+        self._progress.advance(self._task)
+
+    def failed(self, stage: Stage, unit: int, reason: str, last: bool) -> None:
+        """Name a failed attempt above the bars."""
+        what = "set aside" if last else "will be tried again"
+        self._console.print(f"{stage.name} {stem(unit)} failed, {what}: {reason}", markup=False)
+
+    def end(self, stage: Stage) -> None:
+        """Leave the bar as it is."""
+
+    def close(self, run: Run, outcome: Outcome) -> None:
+        """Print the funnel and where the dataset lies."""
+        self._progress.stop()
+        for line in summary(run, outcome, clock.ticks() - self._start):
+            self._console.print(line, markup=False)
+
+
+def summary(run: Run, outcome: Outcome, seconds: float) -> Iterator[str]:
+    """Return the last lines of a run."""
+    yield from funnel_lines(tree(funnel(run)))
+    damages = sum(e.mark.damages for s in run.stages for e in run.ledger.entries(s).values())
+    if damages:
+        yield f"{damages} damaged records or files were passed over; `danqing status {run.layout.root}` names them."
+    if outcome.complete and run.complete(run.stages[-1]):
+        yield f"The dataset is in {run.layout.data(run.stages[-1])} ({seconds:.1f} s)."
+        yield f"Next: danqing verify {run.layout.root}"
+
+
+def funnel_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Return the funnel as a table with the paper's counts beside it."""
+    yield f"{'step':<22} {'left':>13} {'dropped':>11} {'%':>6}   {'paper left':>13} {'%':>6}"
+    before: int | None = None
+    for row in rows:
+        if row["state"] == "not run" or row["left"] is None:
+            what = "not run" if row["state"] == "not run" else "not reached"
+            yield f"{row['step']:<22} {what:>13} {'':>11} {'':>6}   {_paper(row)}".rstrip()
+            continue
+        share = f"{100 * (row['dropped'] or 0) / before:.1f}" if before else ""
+        dropped = "" if row["dropped"] is None else f"{row['dropped']:,}"
+        if row["state"] == "rewrite":
+            dropped, share = f"({dropped})", "rewr."
+        yield f"{row['step']:<22} {row['left']:>13,} {dropped:>11} {share:>6}   {_paper(row)}".rstrip()
+        before = row["left"]
+
+
+def _paper(row: dict[str, Any]) -> str:
+    if row["paper_left"] is None:
+        return ""
+    dropped = row["paper_dropped"]
+    share = "" if dropped is None else f"{100 * dropped / (row['paper_left'] + dropped):.1f}"
+    return f"{row['paper_left']:>13,} {share:>6}"
+
+
+def plan_lines(state: dict[str, Any]) -> Iterator[str]:
+    """Return a plan as plain lines."""
+    yield f"{state['run_dir']}  digest {state['digest']}"
+    yield (
+        f"{state['input_files']:,} input files, {state['input_bytes'] / 1e9:.3f} GB; {state['shards']:,} shards, "
+        f"{state['batches']} batches; executor {state['executor']}, {state['workers']} workers"
+    )
+    yield f"{'stage':<8} {'kind':<10} {'done':>13} {'rows':>13} {'GB':>10} {'core-hours':>11}"
+    for row in state["stages"]:
+        done = f"{row['done']:,}/{row['units']:,}"
+        yield (
+            f"{row['stage']:<8} {row['kind']:<10} {done:>13} {row['rows']:>13,} "
+            f"{row['gigabytes']:>10,.3f} {row['core_hours']:>11,.3f}"
+        )
+    gigabytes, core_hours, hours = state["gigabytes"], state["core_hours"], state["hours"]
+    yield f"about {gigabytes:,.2f} GB on disk, {core_hours:,.2f} core-hours, {hours:,.2f} hours"
+    yield "Rows of stages that have not run, and all hours, are estimates: the paper's shares, this toolkit's rates."
+
+
+def stage_lines(task: Any) -> Iterator[str]:
+    """Return what one stage on plain files did."""
+    books = task.books
+    for where, what in books.damage:
+        yield f"damage: {where}: {what}"
+    if books.damages > len(books.damage):
+        yield f"damage: {books.damages - len(books.damage)} more"
+    for step, rows in [*sorted(books.drops.items()), *sorted(books.counts.items())]:
+        yield f"{step}: {rows:,}"
+    yield f"{task.stage.name}: {books.rows_in:,} rows written, {books.rows_out:,} of them not dropped"

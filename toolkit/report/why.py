@@ -1,0 +1,128 @@
+"""Follow one pair through every stage: what was measured, and which step dropped it, and where it is now."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from toolkit.data import table
+from toolkit.data.stage import Kind, Stage
+from toolkit.data.verdict import alive
+from toolkit.recipe import BY_NAME
+from toolkit.run.layout import relative
+from toolkit.run.run import Run
+
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def why(run: Run, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the story of each pair whose id or url is one of the keys, in input order (schema in docs/formats.md)."""
+    ids = pa.array([k for k in keys if _ID.fullmatch(k)], pa.string())
+    urls = pa.array([k for k in keys if not _ID.fullmatch(k)], pa.string())
+    for shard in sorted(run.ledger.entries(BY_NAME["source"])):
+        head = _table(run, BY_NAME["source"], shard, ["id", "url"])
+        hit = pc.or_(pc.is_in(head["id"], ids), pc.is_in(head["url"], urls))
+        rows = np.flatnonzero(hit.to_numpy(zero_copy_only=False))
+        if len(rows):
+            yield from _stories(run, shard, [int(r) for r in rows])
+
+
+def _stories(run: Run, shard: int, rows: list[int]) -> Iterator[dict[str, Any]]:
+    tables = _Tables(run, shard)
+    for row in rows:
+        steps = list(_follow(tables, row))
+        last = steps[-1]
+        yield {
+            "id": last["columns"]["id"],
+            "shard": shard,
+            "batch": run.batch(shard),
+            "row": row,
+            "dropped": last["dropped"],
+            "stages": steps,
+        }
+
+
+class _Tables:
+    """The tables of one shard, each read once, with the rows that go on."""
+
+    def __init__(self, run: Run, shard: int) -> None:
+        self.run, self.shard = run, shard
+        self._read: dict[str, tuple[pa.Table, Any] | None] = {}
+
+    def get(self, stage: Stage) -> tuple[pa.Table, Any] | None:
+        """Return a stage's table and its living rows, or None where it is not done."""
+        if stage.name not in self._read:
+            self._read[stage.name] = self._load(stage)
+        return self._read[stage.name]
+
+    def _load(self, stage: Stage) -> tuple[pa.Table, Any] | None:
+        if not self.run.layout.file(stage, relative(self.shard, ".parquet")).exists():
+            return None
+        found = _table(self.run, stage, self.shard, None)
+        if "dropped" not in found.column_names:
+            return found, np.arange(found.num_rows)
+        living = alive(found)
+        return found, np.setdiff1d(living, self.duplicates()[0]) if stage.name == "source" else living
+
+    def duplicates(self) -> tuple[Any, list[dict[str, Any]]]:
+        """Return the source rows of this shard that are repetitions, and where their first is."""
+        stage, rows = BY_NAME["unique"], []
+        for part in sorted(self.run.ledger.entries(stage)):
+            found = _table(self.run, stage, part, None)
+            rows += found.filter(pc.equal(found["shard"], self.shard)).to_pylist()
+        return np.array([r["row"] for r in rows], dtype=np.int64), rows
+
+
+def _follow(tables: _Tables, row: int) -> Iterator[dict[str, Any]]:
+    position = row
+    for stage in tables.run.stages:
+        if stage.kind is Kind.REDUCE:
+            if stage.name == "unique":
+                repeated = [r for r in tables.duplicates()[1] if r["row"] == row]
+                if repeated:
+                    yield _step(stage, repeated[0])
+                    return
+            continue
+        loaded = tables.get(stage)
+        if loaded is None:
+            return
+        found, living = loaded
+        values = found.slice(position, 1).to_pylist()[0]
+        yield _step(stage, values)
+        if values.get("dropped") is not None:
+            return
+        at = int(np.searchsorted(living, position))
+        if at == len(living) or living[at] != position:
+            continue  # the pair is a repetition: the next stage, unique, says so
+        position = at
+
+
+def _step(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
+    dropped = values.pop("dropped", None)
+    return {"stage": stage.name, "dropped": dropped, "columns": values}
+
+
+def _table(run: Run, stage: Stage, unit: int, columns: Sequence[str] | None) -> pa.Table:
+    with run.layout.file(stage, relative(unit, ".parquet")).open("rb") as file:
+        return table.read(file, columns)
+
+
+def lines(story: dict[str, Any]) -> Iterator[str]:
+    """Return a story as plain lines; control characters of hostile texts are shown escaped."""
+    end = f"dropped by {story['dropped']}" if story["dropped"] else "not dropped"
+    yield f"{story['id']}  shard {story['shard']}, row {story['row']}, batch {story['batch']}: {end}"
+    for step in story["stages"]:
+        values = ", ".join(f"{k} {_shown(v)}" for k, v in step["columns"].items() if k != "id" and v is not None)
+        yield f"  {step['stage']:<7} {'DROPPED by ' + step['dropped'] if step['dropped'] else 'passed'}: {values}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,0 +1,182 @@
+"""Where units run: in this process, or in a pool of processes on this machine. One function and one line each.
+
+An executor takes units of one stage and yields an `Event` for each step of news. It never decides what is done: the
+ledger does. A worker that dies costs the unit that it was doing one attempt, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Literal
+
+from toolkit.data.stage import Stage, Stopped
+from toolkit.errors import WorkError
+from toolkit.recipe import BY_NAME
+from toolkit.run import clock, files, signals
+from toolkit.run.run import Run, open_run
+from toolkit.run.task import attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """News of one unit: rows done, done, failed (with the reason), or stopped."""
+
+    kind: Literal["rows", "done", "failed", "stopped"]
+    unit: int
+    rows: int = 0
+    text: str = ""
+
+
+Executor = Callable[[Run, Stage, Sequence[int]], Iterator[Event]]
+
+
+def processors() -> int:
+    """Return the processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def inline(run: Run, stage: Stage, units: Sequence[int]) -> Iterator[Event]:
+    """Run units one after another in this process."""
+    for unit in units:
+        news: list[Event] = []
+        event = _attempt(run, stage, unit, lambda rows, n=news, u=unit: n.append(Event("rows", u, rows)))  # type: ignore[misc]
+        yield from [*news, event]
+        if signals.stopping():
+            return
+
+
+def _attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None]) -> Event:
+    """Do one unit; a failure is an event with its reason, its trace goes to the stage's log folder."""
+    try:
+        attempt(run, stage, unit, on_advance)
+    except Stopped as stopped:
+        return Event("stopped", unit, text=str(stopped))
+    except Exception as error:
+        return Event("failed", unit, text=note(run, stage, unit, error))
+    return Event("done", unit)
+
+
+def note(run: Run, stage: Stage, unit: int, error: BaseException | str) -> str:
+    """Write why an attempt failed to the stage's logs and return the reason in one line."""
+    if isinstance(error, str):
+        reason, trace = error, ""
+    else:
+        name = "" if isinstance(error, WorkError) else f"{type(error).__name__}: "
+        reason, trace = name + " ".join(str(error).split()), "".join(traceback.format_exception(error))
+    record = {"unit": unit, "time": clock.now(), "reason": reason, "trace": trace}
+    try:
+        files.make(run.layout.logs(stage))
+        files.replace(run.layout.failure(stage, unit), json.dumps(record, ensure_ascii=False, indent=1).encode())
+    except OSError:
+        pass  # a full disk is the likely reason of the failure itself; the reason still reaches the terminal
+    return reason
+
+
+def local(run: Run, stage: Stage, units: Sequence[int]) -> Iterator[Event]:
+    """Run units in worker processes, each unit in whichever worker is free."""
+    workers = min(run.config.executor.workers or processors(), len(units))
+    todo, pool = deque(units), [Worker(run.layout.root) for _ in range(workers)]
+    try:
+        while todo or any(w.unit is not None for w in pool):
+            pool[:] = [w if w.usable else Worker(run.layout.root) for w in pool]
+            for worker in pool:
+                if worker.unit is None and todo and not signals.stopping():
+                    worker.give(stage, todo.popleft())
+            yield from _news(run, stage, pool)
+            if signals.stopping():
+                todo.clear()
+                for worker in pool:
+                    worker.ask()
+    finally:
+        for worker in pool:
+            worker.end()
+
+
+def _news(run: Run, stage: Stage, pool: list[Worker]) -> Iterator[Event]:
+    busy = {w.connection: w for w in pool if w.unit is not None}
+    for connection in wait(list(busy), timeout=1.0):
+        worker = busy[connection]  # type: ignore[index]
+        assert worker.unit is not None
+        try:
+            event = worker.connection.recv()
+        except (EOFError, ConnectionError):
+            worker.process.join()
+            unit, worker.unit = worker.unit, None
+            event = Event("failed", unit, text=note(run, stage, unit, _death(worker.process.exitcode)))
+        if event.kind != "rows":
+            worker.unit = None
+        yield event
+
+
+def _death(code: int | None) -> str:
+    if code is not None and code < 0:
+        hint = "; the kernel does so when memory runs out" if -code == signal.SIGKILL else ""
+        return f"the worker was killed by {signal.Signals(-code).name}{hint}"
+    return f"the worker ended with exit code {code}"
+
+
+class Worker:
+    """One process of the local pool and the pipe to it."""
+
+    def __init__(self, root: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, str(root)), name="danqing-worker")
+        self.process.start()
+        theirs.close()
+        self.unit: int | None = None
+        self._asked = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether the process lives, or died with a unit that is still to be reported."""
+        return self.process.is_alive() or self.unit is not None
+
+    def give(self, stage: Stage, unit: int) -> None:
+        """Hand the worker a unit."""
+        self.unit = unit
+        with contextlib.suppress(ConnectionError):  # it died: the closed pipe is found when news is awaited
+            self.connection.send((stage.name, unit))
+
+    def ask(self) -> None:
+        """Ask the worker to stop at its next safe point."""
+        if not self._asked and self.process.is_alive() and self.process.pid:
+            self._asked = True
+            os.kill(self.process.pid, signal.SIGTERM)
+
+    def end(self) -> None:
+        """Let the worker go, or make it."""
+        self.connection.close()
+        if self.unit is not None:
+            self.process.kill()
+        self.process.join()
+
+
+def _work(connection: Connection, root: str) -> None:
+    """Serve units until the pipe closes. Ctrl-C reaches the whole terminal group; only the head acts on it."""
+    signals.die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.listen()
+    run = open_run(root)
+    while True:
+        try:
+            name, unit = connection.recv()
+        except EOFError:
+            return
+        run.ledger.forget()
+        connection.send(
+            _attempt(run, BY_NAME[name], unit, lambda rows, u=unit: connection.send(Event("rows", u, rows)))  # type: ignore[misc]
+        )
+
+
+EXECUTORS: dict[str, Executor] = {"inline": inline, "local": local}

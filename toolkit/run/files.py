@@ -1,0 +1,140 @@
+"""The only door to the disk: nothing else in the toolkit opens for writing, links, syncs, renames or removes.
+
+Promise: a name that `link` has published is never written again; what `finish` returned from has reached the disk.
+rename(2) over an existing name is used for derived files alone (`replace`), which anybody can make again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import IO
+
+BUFFER = 1 << 20
+_RENAME_NOREPLACE = 1
+_AT_FDCWD = -100
+# A file system without hard links says one of these (FAT, some FUSE mounts, BeeGFS between folders).
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EXDEV)
+
+
+def create(path: Path) -> IO[bytes]:
+    """Open a new file for writing and reading; raises FileExistsError."""
+    return path.open("x+b", buffering=BUFFER)
+
+
+def finish(file: IO[bytes]) -> None:
+    """Bring a file that was written to the disk and close it."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a new file whole and bring it to the disk."""
+    with create(path) as file:
+        file.write(data)
+        finish(file)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a derived file, taking the place of an older one."""
+    aside = path.with_name(f".{path.name}.{token()}")
+    write(aside, data)
+    aside.rename(path)
+    sync(path.parent)
+
+
+def link(source: Path, target: Path) -> bool:
+    """Give a finished file its final name; return False where that name is taken by another file.
+
+    On NFS a link that was reported as failed may have happened, so every error is followed by a second look.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if same(source, target):
+            return True
+        if error.errno == errno.EEXIST:
+            return False
+        if error.errno not in _NO_LINKS:
+            raise
+        return _move(source, target)
+    return True
+
+
+def _move(source: Path, target: Path) -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    args = (_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
+    if libc.renameat2(*args) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code == errno.EEXIST:
+        return False
+    raise OSError(code, f"neither link nor renameat2 works here ({os.strerror(code)})", str(target))
+
+
+def same(one: Path, other: Path) -> bool:
+    """Return whether both names are one file."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def sync(folder: Path) -> None:
+    """Bring a folder's names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make(folder: Path) -> Path:
+    """Make a folder with its parents, where they are missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def remove(path: Path) -> None:
+    """Remove a file; nothing happens where there is none."""
+    path.unlink(missing_ok=True)
+
+
+def clear(folder: Path) -> None:
+    """Remove a folder and all in it, as far as that is possible: another attempt may be removing it too."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def token() -> str:
+    """Return a name that no other attempt has."""
+    return f"{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def digest(path: Path) -> str:
+    """Return the BLAKE2b-256 digest of a file's bytes, read from the disk's copy."""
+    with path.open("rb", buffering=0) as file:
+        hasher = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32))
+    return hasher.hexdigest()
+
+
+class Lock:
+    """A lock that the kernel frees when its holder dies; `taken` is False where another process holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.taken = True
+        except OSError as error:
+            # A file system without locks (some Lustre mounts) answers ENOLCK or ENOSYS: go on, publishing is safe.
+            self.taken = error.errno not in (errno.EAGAIN, errno.EACCES)
+
+    def free(self) -> None:
+        """Let the next process in."""
+        self._file.close()

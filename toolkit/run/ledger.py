@@ -1,0 +1,247 @@
+"""What is done is a fact on disk: a unit is done when it has a mark that fits its inputs and the stage's version.
+
+A job's exit state says nothing. Publishing has one commit point: an attempt that has everything on disk links its
+`winner` name (exclusive). Then its files are linked into data/, and the mark last. Whoever finds a winner without a
+mark, a later attempt or a parallel one, carries that winner's files forward; so two attempts at once, or a dead
+node that goes on writing, never mix their files, even where their bytes differ (what the network answered).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from toolkit.config.config import canonical
+from toolkit.data import table
+from toolkit.data.stage import Output, Stage
+from toolkit.errors import WorkError
+from toolkit.run import files
+from toolkit.run.layout import Layout
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """What a finished unit leaves: its files, what they were made of, and what was counted.
+
+    `facts` hold what may differ between two runs of the same work (times, host, attempt); they are not digested.
+    """
+
+    stage: str
+    unit: int
+    version: int
+    outputs: list[Output]
+    inputs: dict[str, str]
+    rows_in: int
+    rows_out: int
+    drops: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    tallies: dict[str, int] = {}
+    damages: int = 0
+    damage: list[tuple[str, str]] = []
+    facts: dict[str, Any] = {}
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits of everything but the facts."""
+        tree = msgspec.to_builtins(self)
+        del tree["facts"]
+        return hashlib.blake2b(canonical(tree), digest_size=16).hexdigest()
+
+
+@dataclass(slots=True)
+class Entry:
+    """A mark as the ledger remembers it."""
+
+    mark: Mark
+    digest: str
+
+
+def fold_digest(digests: Iterable[tuple[int, str]]) -> str:
+    """Return one digest for the marks of many units."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for unit, digest in sorted(digests):
+        hasher.update(f"{unit} {digest}\n".encode())
+    return hasher.hexdigest()
+
+
+_FOLD = pa.schema([("unit", pa.int32()), ("digest", pa.string()), ("mark", pa.string())])
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Reads marks once and remembers them; `forget` after others may have written."""
+
+    layout: Layout
+    _known: dict[str, dict[int, Entry]] = field(default_factory=dict)
+    _digests: dict[str, str] = field(default_factory=dict)
+
+    def entries(self, stage: Stage) -> dict[int, Entry]:
+        """Return the marks of a stage by unit, valid or stale."""
+        if stage.name not in self._known:
+            self._known[stage.name] = self._load(stage)
+        return self._known[stage.name]
+
+    def entry(self, stage: Stage, unit: int) -> Entry | None:
+        """Return one unit's mark; looks on the disk where it was not known yet."""
+        known = self._known.get(stage.name, {})
+        if unit in known:
+            return known[unit]
+        mark = read_mark(self.layout.mark(stage, unit))
+        return None if mark is None else Entry(mark, mark.digest)
+
+    def digest(self, stage: Stage) -> str:
+        """Return the digest of all marks of a stage."""
+        if stage.name not in self._digests:
+            self._digests[stage.name] = fold_digest((u, e.digest) for u, e in self.entries(stage).items())
+        return self._digests[stage.name]
+
+    def forget(self, stage: Stage | None = None) -> None:
+        """Read again what is asked for next."""
+        for cache in (self._known, self._digests):
+            if stage is None:
+                cache.clear()
+            else:
+                cache.pop(stage.name, None)
+
+    def add(self, stage: Stage, unit: int) -> None:
+        """Take note of one unit that was finished just now."""
+        entry = self.entry(stage, unit)
+        if entry is not None:
+            self.entries(stage)[unit] = entry
+            self._digests.pop(stage.name, None)
+
+    def retract(self, stage: Stage, unit: int) -> None:
+        """Take back a stale or damaged unit: first the fold and the mark, then its files."""
+        entry = self.entry(stage, unit)
+        files.remove(self.layout.folded(stage))
+        files.remove(self.layout.mark(stage, unit))
+        for output in entry.mark.outputs if entry else []:
+            files.remove(self.layout.file(stage, output.path))
+        self._known.get(stage.name, {}).pop(unit, None)
+        self._digests.pop(stage.name, None)
+
+    def fold(self, stage: Stage) -> None:
+        """Write all marks of a finished stage into one table, which is read instead of thousands of files."""
+        if self.layout.folded(stage).exists():
+            return
+        entries = sorted(self.entries(stage).items())
+        rows = [(u, e.digest, msgspec.json.encode(e.mark).decode()) for u, e in entries]
+        columns = (
+            dict(zip(_FOLD.names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(_FOLD.names, ())
+        )
+        sink = pa.BufferOutputStream()
+        table.write(sink, _FOLD, [table.build(_FOLD, columns)])
+        files.replace(self.layout.folded(stage), sink.getvalue().to_pybytes())
+
+    def _load(self, stage: Stage) -> dict[int, Entry]:
+        folded = self.layout.folded(stage)
+        if folded.exists():
+            with folded.open("rb") as file:
+                rows = table.read(file).to_pydict()
+            marks = map(msgspec.json.Decoder(Mark).decode, rows["mark"])
+            return {u: Entry(m, d) for u, d, m in zip(rows["unit"], rows["digest"], marks, strict=True)}
+        found = (read_mark(path) for path in sorted(folded.parent.glob("done/*/*.json")))
+        return {mark.unit: Entry(mark, mark.digest) for mark in found if mark is not None}
+
+
+def read_mark(path: Path) -> Mark | None:
+    """Return a mark, or None where there is none or its text is damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Mark)
+    except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
+        return None
+
+
+def publish(layout: Layout, stage: Stage, attempt: Path, mark: Mark) -> bool:
+    """Publish an attempt whose files are all on disk; return False where another attempt was first."""
+    files.write(attempt / "mark.json", msgspec.json.encode(mark))
+    files.sync(attempt)
+    winner = layout.winner(stage, mark.unit)
+    final = layout.mark(stage, mark.unit)
+    files.write(attempt / "winner", attempt.name.encode())
+    while not final.exists():
+        files.link(attempt / "winner", winner)
+        files.sync(winner.parent)
+        forward(layout, stage, mark.unit)
+    won = files.same(attempt / "mark.json", final)
+    sweep(layout, stage, mark.unit)
+    return won
+
+
+def forward(layout: Layout, stage: Stage, unit: int) -> None:
+    """Carry the winner's files to their final names, the mark last. Any number of processes may do so at once."""
+    winner, final = layout.winner(stage, unit), layout.mark(stage, unit)
+    try:
+        attempt = winner.with_name(winner.read_text())
+    except FileNotFoundError:
+        return
+    mark = read_mark(attempt / "mark.json")
+    if mark is None or final.exists():
+        # Somebody carried it to the end and swept the attempt away, or the winner came after a finished one.
+        if final.exists() or not attempt.exists():
+            files.remove(winner)
+        return
+    for output in mark.outputs:
+        _place(attempt / Path(output.path).name, layout.file(stage, output.path), final)
+    files.make(final.parent)
+    for folder in {layout.file(stage, o.path).parent for o in mark.outputs}:
+        files.sync(folder)
+    if not final.exists():
+        files.link(attempt / "mark.json", final)
+    files.sync(final.parent)
+
+
+def _place(source: Path, target: Path, final: Path) -> None:
+    files.make(target.parent)
+    while source.exists() and not files.link(source, target):
+        if final.exists():
+            return
+        files.remove(target)  # a left-over without a mark, of a unit that was taken back
+
+
+def sweep(layout: Layout, stage: Stage, unit: int) -> None:
+    """Remove what is left in work/ of a unit that has its mark."""
+    if not layout.mark(stage, unit).exists():
+        return
+    winner = layout.winner(stage, unit)
+    prefix = winner.name.partition(".")[0]
+    for path in layout.work(stage).glob(f"{prefix}.*"):
+        if path.is_dir():
+            files.clear(path)
+    files.remove(winner)
+
+
+def check_output(layout: Layout, stage: Stage, output: Output) -> Path:
+    """Return the path of a published file whose bytes are those of its mark; raises WorkError."""
+    path = layout.file(stage, output.path)
+    where = f"{stage.folder}/data/{output.path}"
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise WorkError(
+            f"{where} is missing although its mark is there; `danqing verify` shows what else is."
+        ) from error
+    if size != output.bytes or files.digest(path) != output.digest:
+        raise WorkError(
+            f"{where} is damaged: its bytes are not those of its mark; `danqing verify` shows what else is."
+        )
+    return path
+
+
+def stale(entry: Entry, stage: Stage, inputs: Mapping[str, str]) -> bool:
+    """Return whether a mark no longer fits the stage's version or its inputs."""
+    return entry.mark.version != stage.version or entry.mark.inputs != dict(inputs)
+
+
+def funnel_drops(marks: Iterable[Mark]) -> dict[str, int]:
+    """Return the drops of many marks, added up by step."""
+    total: dict[str, int] = {}
+    for mark in marks:
+        for step, rows in mark.drops.items():
+            total[step] = total.get(step, 0) + rows
+    return total

@@ -1,0 +1,85 @@
+"""Finished parts of an unfinished unit: what a kill in the middle of a shard does not cost.
+
+A part's files carry the attempt's name; `000003.json`, linked last and exclusively, says whose files count and what
+their bytes are. So two attempts at once never mix, and a part is there wholly or not at all. The folder's name binds
+parts to the unit's inputs: parts made of older inputs are never found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from toolkit.config.config import canonical
+from toolkit.data.stage import Stage, stem
+from toolkit.errors import WorkError
+from toolkit.run import files
+from toolkit.run.layout import Layout
+
+
+class Part(msgspec.Struct, frozen=True):
+    """The record of one part: suffix -> file name, size, digest."""
+
+    files: dict[str, tuple[str, int, str]]
+
+
+class Parts:
+    """The checkpoint of one unit."""
+
+    def __init__(self, layout: Layout, stage: Stage, unit: int, inputs: Mapping[str, str], token: str) -> None:
+        key = hashlib.blake2b(canonical([stage.version, dict(inputs)]), digest_size=8).hexdigest()
+        self._folder = files.make(layout.parts(stage, unit, key))
+        self._token = token
+
+    def parts(self) -> Iterator[int]:
+        """Return the numbers of the finished parts, ascending."""
+        yield from sorted(int(path.stem) for path in self._folder.glob("[0-9]*.json") if path.stem.isdigit())
+
+    def load(self, part: int, suffix: str) -> IO[bytes]:
+        """Open a finished part's file; raises WorkError where its bytes are not those that were saved."""
+        record = msgspec.json.decode(self._record(part).read_bytes(), type=Part)
+        name, size, digest = record.files[suffix]
+        path = self._folder / name
+        if not path.exists() or path.stat().st_size != size or files.digest(path) != digest:
+            raise WorkError(f"the checkpoint {path} is damaged; remove its folder and run `danqing run` again.")
+        return path.open("rb", buffering=files.BUFFER)
+
+    def save(self, part: int, write: Callable[[Callable[[str], IO[bytes]]], None]) -> None:
+        """Write a part's files and publish them together; an attempt that comes second discards its own."""
+        if self._record(part).exists():
+            return
+        opened: dict[str, IO[bytes]] = {}
+
+        def create(suffix: str) -> IO[bytes]:
+            opened[suffix] = files.create(self._folder / f"{stem(part)}.{self._token}{suffix}")
+            return opened[suffix]
+
+        try:
+            write(create)
+            record = Part({suffix: self._finish(part, suffix, file) for suffix, file in sorted(opened.items())})
+        except BaseException:
+            for suffix, file in opened.items():
+                file.close()
+                files.remove(self._folder / f"{stem(part)}.{self._token}{suffix}")
+            raise
+        aside = self._folder / f"{stem(part)}.{self._token}.record"
+        files.write(aside, msgspec.json.encode(record))
+        if not files.link(aside, self._record(part)):
+            for name, _, _ in record.files.values():
+                files.remove(self._folder / name)
+        files.remove(aside)
+        files.sync(self._folder)
+
+    def _finish(self, part: int, suffix: str, file: IO[bytes]) -> tuple[str, int, str]:
+        name = f"{stem(part)}.{self._token}{suffix}"
+        if not file.closed:
+            files.finish(file)
+        path = self._folder / name
+        return name, path.stat().st_size, files.digest(path)
+
+    def _record(self, part: int) -> Path:
+        return self._folder / f"{stem(part)}.json"

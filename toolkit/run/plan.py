@@ -1,0 +1,102 @@
+"""What a run would do: its stages, units, bytes and hours, estimated before anything starts.
+
+Rates are measured on this toolkit (docs/benchmarks.md), shares of rows left are the paper's; both are named in the
+output, because a plan that hides its assumptions is a promise that nobody made.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from toolkit.data.stage import Kind, Stage
+from toolkit.run.executors import processors
+from toolkit.run.run import Run
+
+# Kept raw pairs in a byte of compressed WAT and WARC: cc2dataset's 60k pairs a WAT of 357 MiB, and the same pages'
+# WARC of 999 MiB (docs/benchmarks.md); a table has about 150 bytes a row.
+PAIRS_PER_BYTE = {"wat": 60_000 / 374e6, "warc": 60_000 / 1048e6, "table": 1 / 150}
+# Rows a second of one core, and bytes a row written.
+RATES = {
+    "source": (20_000, 120),
+    "unique": (1_000_000, 8),
+    "words": (60_000, 0),
+    "text": (6_000, 90),
+    "hosts": (20_000, 2),
+    "fetch": (100, 96_000),
+    "image": (400, 60),
+    "embed": (300, 3_500),
+    "dedup": (10_000, 40),
+    "align": (50_000, 24),
+    "merge": (10_000, 40),
+    "export": (2_000, 96_000),
+}
+# Share of a stage's input rows that it leaves (paper, Table 6; unique has no row there).
+LEFT = {"source": 0.674, "text": 0.836, "fetch": 0.673, "image": 0.797, "dedup": 0.588, "align": 0.864, "merge": 0.647}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StagePlan:
+    """One stage of the plan; rows and hours are estimates, units and done are facts."""
+
+    stage: str
+    kind: str
+    units: int
+    done: int
+    rows: int
+    gigabytes: float
+    core_hours: float
+
+
+def plan(run: Run) -> list[StagePlan]:
+    """Return the plan of a run, stage by stage."""
+    rows = sum(f.bytes for f in run.inputs) * PAIRS_PER_BYTE[run.config.input.kind]
+    table = []
+    for stage in run.stages:
+        known = _known_rows(run, stage)
+        rows = known if known is not None else rows
+        table.append(_row(run, stage, math.ceil(rows)))
+        rows *= LEFT.get(stage.name, 1.0)
+    return table
+
+
+def _known_rows(run: Run, stage: Stage) -> float | None:
+    entries = run.ledger.entries(stage)
+    if stage.kind is Kind.REDUCE or not run.complete(stage):
+        return None
+    return float(sum(e.mark.rows_in for e in entries.values()))
+
+
+def _row(run: Run, stage: Stage, rows: int) -> StagePlan:
+    rate, size = RATES[stage.name]
+    units, done = run.all_units(stage), len(run.done(stage))
+    return StagePlan(
+        stage=stage.name,
+        kind=stage.kind.value,
+        units=units,
+        done=done,
+        rows=rows,
+        gigabytes=round(rows * size / 1e9, 3),
+        core_hours=round(rows / rate / 3600 * (units - done) / max(units, 1), 3),
+    )
+
+
+def tree(run: Run, rows: list[StagePlan]) -> dict[str, Any]:
+    """Return the plan as plain JSON (schema in docs/formats.md)."""
+    workers = run.config.executor.workers or processors()
+    hours = sum(row.core_hours for row in rows)
+    return {
+        "run_dir": str(run.layout.root),
+        "digest": run.digest,
+        "input_files": len(run.inputs),
+        "input_bytes": sum(f.bytes for f in run.inputs),
+        "shards": run.shards,
+        "batches": run.config.batches,
+        "executor": run.config.executor.kind,
+        "workers": workers if run.config.executor.kind == "local" else 1,
+        "stages": [asdict(row) for row in rows],
+        "gigabytes": round(sum(row.gigabytes for row in rows), 3),
+        "core_hours": round(hours, 3),
+        "hours": round(hours / (workers if run.config.executor.kind == "local" else 1), 3),
+    }

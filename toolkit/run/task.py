@@ -1,0 +1,305 @@
+"""One unit of a stage at work in a run folder: rows from published tables, files into an attempt, then publishing.
+
+`attempt` is the function that every executor runs; it is safe to run any number of times, at once or in a row.
+"""
+
+from __future__ import annotations
+
+import importlib
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import toolkit
+from toolkit.config import Config
+from toolkit.data import pair, table
+from toolkit.data.stage import FunnelRow, Output, Stage, Stopped, stem
+from toolkit.errors import WorkError
+from toolkit.recipe import BY_NAME, REWRITES
+from toolkit.run import clock, files, signals
+from toolkit.run.funnel import funnel
+from toolkit.run.layout import relative
+from toolkit.run.ledger import Mark, check_output, publish
+from toolkit.run.parts import Parts
+from toolkit.run.rows import gather
+from toolkit.run.run import Run
+
+# Damage that is named in a mark; beyond that it is only counted, so that a mark stays small.
+NAMED = 100
+
+
+@dataclass
+class Books:
+    """What a task counts while it works, and the files that it has open."""
+
+    folder: Path
+    rows_in: int = 0
+    rows_out: int = 0
+    drops: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    tallies: Counter[str] = field(default_factory=Counter)
+    damages: int = 0
+    damage: list[tuple[str, str]] = field(default_factory=list)
+    opened: dict[str, IO[bytes]] = field(default_factory=dict)
+    rows_of: dict[str, int] = field(default_factory=dict)
+
+    def create(self, path: str) -> IO[bytes]:
+        """Open a new output, `path` being its name below data/."""
+        file = files.create(self.folder / Path(path).name)
+        self.opened[path] = file
+        return file
+
+    def watch(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Pass tables on, counting their rows and the steps that dropped them."""
+        for part in tables:
+            self.rows_in += part.num_rows
+            dropped = part["dropped"] if "dropped" in part.column_names else pa.chunked_array([], pa.string())
+            for step, rows in zip(*_counts(dropped), strict=True):
+                self.drops[step] += rows
+            self.rows_out += part.num_rows - len(dropped) + dropped.null_count
+            yield part
+
+    def finish(self) -> list[Output]:
+        """Bring every output to the disk and return their sizes and digests."""
+        outputs = []
+        for path, file in sorted(self.opened.items()):
+            if not file.closed:
+                files.finish(file)
+            aside = self.folder / Path(path).name
+            size, digest = aside.stat().st_size, files.digest(aside)
+            outputs.append(Output(path=path, bytes=size, digest=digest, rows=self.rows_of.get(path)))
+        return outputs
+
+    def close(self) -> None:
+        """Close what is open, after a failure."""
+        for file in self.opened.values():
+            file.close()
+
+
+def _counts(dropped: pa.ChunkedArray) -> tuple[list[str], list[int]]:
+    counted = pc.value_counts(dropped.drop_null())
+    return counted.field("values").to_pylist(), counted.field("counts").to_pylist()
+
+
+class BaseTask:
+    """What tasks in a run folder and on plain files have in common: outputs and counts."""
+
+    def __init__(self, stage: Stage, unit: int, config: Config, folder: Path, parts: int = 1) -> None:
+        self.stage, self.unit, self.config, self.parts = stage, unit, config, parts
+        self.books = Books(folder)
+        self.on_advance: Callable[[int], None] = lambda rows: None
+
+    def create(self, suffix: str) -> IO[bytes]:
+        """Open an output of this unit."""
+        return self.books.create(relative(self.unit, suffix))
+
+    def create_named(self, name: str) -> IO[bytes]:
+        """Open an output at the top of data/."""
+        return self.books.create(name)
+
+    def write(self, tables: pa.Table | Iterable[pa.Table], shard: int | None = None) -> None:
+        """Write the unit's table, or that of one of its shards."""
+        path = relative(self.unit if shard is None else shard, ".parquet")
+        stream = [tables] if isinstance(tables, pa.Table) else tables
+        schema = pair.schema(self.stage.name)
+        self.books.rows_of[path] = table.write(self.books.create(path), schema, self.books.watch(stream))
+
+    def damage(self, where: str, what: str) -> None:
+        """Count and name a bad file or record."""
+        self.books.damages += 1
+        if len(self.books.damage) < NAMED:
+            self.books.damage.append((where, what))
+
+    def count(self, step: str, rows: int) -> None:
+        """Count rewritten rows, or dropped rows that are not written."""
+        if step in REWRITES:
+            self.books.counts[step] += rows
+        else:
+            self.books.drops[step] += rows
+            self.books.rows_in += rows
+
+    def tally(self, key: str, rows: int) -> None:
+        """Add to a named number."""
+        self.books.tallies[key] += rows
+
+    def advance(self, rows: int) -> None:
+        """Report progress; a stage without checkpoints is stopped here."""
+        self.on_advance(rows)
+        if signals.stopping() and not self.stage.checkpoints:
+            raise Stopped(f"{self.stage.name} {self.unit} was asked to stop")
+
+    def stopping(self) -> bool:
+        """Return whether the process was asked to stop."""
+        return signals.stopping()
+
+
+class RunTask(BaseTask):
+    """A task in a run folder."""
+
+    def __init__(self, run: Run, stage: Stage, unit: int, folder: Path, inputs: dict[str, str]) -> None:
+        super().__init__(stage, unit, run.config, folder, run.parts)
+        self.run = run
+        self._inputs = inputs
+        self._checked: set[str] = set()
+
+    def shards(self) -> Sequence[int]:
+        """Return the shards that this unit covers."""
+        return self.run.shards_of(self.stage, self.unit)
+
+    def files(self) -> Sequence[tuple[int, str]]:
+        """Return the raw input files of this shard."""
+        per = self.config.input.files_per_shard
+        chosen = self.run.inputs[self.unit * per : (self.unit + 1) * per]
+        return [(self.unit * per + i, f.path) for i, f in enumerate(chosen)]
+
+    def total(self) -> int:
+        """Return the rows alive at this stage's input, over all shards."""
+        nearest = BY_NAME[self.run.chain(self.stage)[0]]
+        rows = sum(e.mark.rows_out for e in self.run.ledger.entries(nearest).values())
+        if nearest.name == "source":
+            rows -= sum(sum(e.mark.drops.values()) for e in self.run.ledger.entries(BY_NAME["unique"]).values())
+        return rows
+
+    def rows(self, *names: str, shard: int | None = None) -> pa.Table:
+        """Return columns of the rows alive at this stage's input."""
+        source = ShardTables(self, self.unit if shard is None else shard)
+        return gather(self.run.chain(self.stage), names, source, unique=self.stage.number > BY_NAME["unique"].number)
+
+    def table(self, stage: str, unit: int = 0) -> pa.Table:
+        """Return an earlier table whole; of source only what unique needs, its pages checked but not its digest."""
+        columns = ["id", "dropped"] if stage == "source" else None
+        return self.read(BY_NAME[stage], unit, columns, checked=stage != "source")
+
+    def open(self, stage: str, suffix: str, shard: int | None = None) -> IO[bytes]:
+        """Open an earlier file; of tars only the size is checked here, each image has its own digest."""
+        unit = self.unit if shard is None else shard
+        return self.path(BY_NAME[stage], unit, suffix, checked=suffix != ".tar").open("rb", buffering=files.BUFFER)
+
+    def read(self, stage: Stage, shard: int, columns: Sequence[str] | None, checked: bool = True) -> pa.Table:
+        """Read a table of an earlier stage."""
+        path = self.path(stage, shard, ".parquet", checked)
+        with path.open("rb") as file:
+            return table.read(file, columns)
+
+    def path(self, stage: Stage, shard: int, suffix: str, checked: bool = True) -> Path:
+        """Return the path of an earlier file after comparing it with its mark; raises WorkError."""
+        name = relative(shard, suffix)
+        unit = self.run.batch(shard) if stage.name == "dedup" else 0 if stage.name == "merge" else shard
+        entry = self.run.ledger.entry(stage, unit)
+        output = next((o for o in entry.mark.outputs if o.path == name), None) if entry else None
+        if output is None:
+            raise WorkError(f"{stage.folder}/data/{name} was never published; run `danqing run` again.")
+        key = f"{stage.name}/{name}"
+        path = self.run.layout.file(stage, name)
+        if checked and key not in self._checked:
+            check_output(self.run.layout, stage, output)
+            self._checked.add(key)
+        elif not path.exists() or path.stat().st_size != output.bytes:
+            raise WorkError(f"{stage.folder}/data/{name} is missing or cut short; `danqing verify` shows what else is.")
+        return path
+
+    def checkpoint(self) -> Parts:
+        """Return this unit's finished parts."""
+        return Parts(self.run.layout, self.stage, self.unit, self._inputs, self.books.folder.name)
+
+    def outputs(self) -> Sequence[Output]:
+        """Return the files of this stage's other units."""
+        entries = self.run.ledger.entries(self.stage)
+        return [o for u in sorted(entries) if u != self.unit for o in entries[u].mark.outputs]
+
+    def funnel(self) -> Sequence[FunnelRow]:
+        """Return the run's funnel."""
+        return funnel(self.run)
+
+    def digest(self) -> str:
+        """Return the config digest."""
+        return self.run.digest
+
+
+@dataclass
+class ShardTables:
+    """The tables of one shard, for `gather`."""
+
+    task: RunTask
+    shard: int
+
+    def read(self, stage: str, columns: Sequence[str]) -> pa.Table:
+        """Return columns of a stage's table of this shard."""
+        return self.task.read(BY_NAME[stage], self.shard, columns)
+
+    def duplicates(self) -> npt.NDArray[np.int64]:
+        """Return the source rows of this shard that unique drops."""
+        unique = BY_NAME["unique"]
+        rows = []
+        for part in range(self.task.parts):
+            path = self.task.path(unique, part, ".parquet", checked=False)
+            with path.open("rb") as file:
+                found = pq.read_table(file, columns=["row"], filters=[("shard", "==", self.shard)], use_threads=False)
+            rows.append(found["row"].to_numpy())
+        return np.sort(np.concatenate(rows)).astype(np.int64)
+
+
+def entry_point(name: str) -> Callable[[Any], None]:
+    """Import "module:function"."""
+    module, _, function = name.partition(":")
+    found: Callable[[Any], None] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None] = lambda rows: None) -> Mark | None:
+    """Do one unit and publish it; return its mark, or None where another attempt was first.
+
+    Raises whatever the stage raises, after the attempt's folder is gone; checkpointed parts stay.
+    """
+    inputs = run.input_digests(stage, unit)
+    if inputs is None:
+        raise WorkError(f"{stage.folder} {stem(unit)}: its input is not complete; run `danqing run` again.")
+    if run.ledger.entry(stage, unit) is not None:
+        return None
+    folder = files.make(run.layout.attempt(stage, unit, files.token()))
+    task = RunTask(run, stage, unit, folder, inputs)
+    task.on_advance = on_advance
+    started, begin = clock.now(), clock.ticks()
+    closing = stage.close is not None and unit == run.units(stage)
+    try:
+        entry_point(stage.close if closing and stage.close else stage.run)(task)
+        outputs = task.books.finish()
+        facts = {
+            "host": socket.gethostname(),
+            "attempt": folder.name,
+            "started": started,
+            "toolkit": toolkit.__version__,
+        }
+        mark = _mark(task, outputs, inputs, facts | {"seconds": round(clock.ticks() - begin, 3)})
+        return mark if publish(run.layout, stage, folder, mark) else None
+    finally:
+        task.books.close()
+        files.clear(folder)
+
+
+def _mark(task: RunTask, outputs: list[Output], inputs: dict[str, str], facts: dict[str, Any]) -> Mark:
+    books = task.books
+    return Mark(
+        stage=task.stage.folder,
+        unit=task.unit,
+        version=task.stage.version,
+        outputs=outputs,
+        inputs=inputs,
+        rows_in=books.rows_in,
+        rows_out=books.rows_out,
+        drops=dict(sorted(books.drops.items())),
+        counts=dict(sorted(books.counts.items())),
+        tallies=dict(sorted(books.tallies.items())),
+        damages=books.damages,
+        damage=books.damage,
+        facts=facts,
+    )

@@ -1,0 +1,158 @@
+"""Prove that a run folder holds what its marks say and that its stages fit each other.
+
+Checked: every unit has a valid mark; every file its size and digest; no file in data/ without a mark; each table the
+columns of its stage and the ids that the stage before left; features finite where they are alive; every image the
+bytes that its table names; no id twice in the export; the manifest complete. Memory: one shard, and 16 bytes a
+published pair.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from toolkit.data import pair, table
+from toolkit.data.stage import Kind, Stage, stem
+from toolkit.data.tar import member
+from toolkit.data.verdict import alive
+from toolkit.errors import WorkError
+from toolkit.recipe import BY_NAME
+from toolkit.run.layout import relative
+from toolkit.run.ledger import check_output
+from toolkit.run.run import Run
+from toolkit.run.task import RunTask
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: where, and what."""
+
+    stage: str
+    unit: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.stage} {stem(self.unit)}: {self.what}"
+
+
+def verify(run: Run) -> Iterator[Problem]:
+    """Yield every problem of a run folder; nothing for a complete and sound one."""
+    run.ledger.forget()
+    sound: dict[str, set[int]] = {}
+    for stage in run.stages:
+        bad = yield from _unsound(run, stage)
+        sound[stage.name] = set(run.ledger.entries(stage)) - bad
+    for stage in run.stages:
+        for unit in sorted(sound[stage.name]):
+            yield from _content(run, stage, unit)
+    yield from _export(run, sound["export"])
+
+
+def _unsound(run: Run, stage: Stage) -> Generator[Problem, None, set[int]]:
+    """Yield missing and stale units, damaged files, and files that no mark names; return the damaged units."""
+    bad: set[int] = set()
+    done, entries = run.done(stage), run.ledger.entries(stage)
+    for unit in range(run.all_units(stage)):
+        if unit not in done:
+            yield Problem(
+                stage.name, unit, "stale: its input or the toolkit changed" if unit in entries else "not done"
+            )
+    for unit, entry in sorted(entries.items()):
+        for output in entry.mark.outputs:
+            try:
+                check_output(run.layout, stage, output)
+            except WorkError as error:
+                bad.add(unit)
+                yield Problem(stage.name, unit, str(error).partition(";")[0])
+    known = {o.path for e in entries.values() for o in e.mark.outputs}
+    data = run.layout.data(stage)
+    for path in sorted(p for p in data.rglob("*") if p.is_file()) if data.exists() else []:
+        if path.relative_to(data).as_posix() not in known:
+            yield Problem(stage.name, 0, f"data/{path.relative_to(data)} belongs to no mark")
+    return bad
+
+
+def _content(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
+    try:
+        for shard in _table_shards(run, stage, unit):
+            yield from _rows(run, stage, unit, shard)
+        if stage.name == "fetch":
+            yield from _tar(run, stage, unit)
+        if stage.name == "embed":
+            yield from _features(run, stage, unit)
+    except (WorkError, OSError, ValueError, pa.ArrowException, EOFError) as error:
+        yield Problem(stage.name, unit, f"not readable: {' '.join(str(error).split())[:300]}")
+
+
+def _table_shards(run: Run, stage: Stage, unit: int) -> list[int]:
+    if stage.kind is Kind.REDUCE or unit == run.units(stage):
+        return []
+    return list(run.shards_of(stage, unit))
+
+
+def _read(run: Run, stage: Stage, shard: int) -> pa.Table:
+    with run.layout.file(stage, relative(shard, ".parquet")).open("rb") as file:
+        return table.read(file)
+
+
+def _rows(run: Run, stage: Stage, unit: int, shard: int) -> Iterator[Problem]:
+    found = _read(run, stage, shard)
+    if found.schema.names != pair.schema(stage.name).names:
+        yield Problem(stage.name, unit, f"columns {found.schema.names}, expected {pair.schema(stage.name).names}")
+        return
+    if stage.name == "source":
+        return
+    task = RunTask(run, stage, shard, Path(), {})
+    expected = task.rows("id", shard=shard)["id"].combine_chunks()
+    if found["id"].combine_chunks() != expected:
+        yield Problem(
+            stage.name,
+            unit,
+            f"shard {stem(shard)} has {found.num_rows} rows that are not the {len(expected)} before it",
+        )
+
+
+def _tar(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
+    found = _read(run, stage, unit)
+    rows = alive(found)
+    offsets, sizes = found["offset"].to_pylist(), found["bytes"].to_pylist()
+    digests, ids = found["digest"].to_pylist(), found["id"].to_pylist()
+    with run.layout.file(stage, relative(unit, ".tar")).open("rb") as tar:
+        for row in rows:
+            body = member(tar, offsets[row], sizes[row])
+            if hashlib.blake2b(body, digest_size=16).hexdigest() != digests[row]:
+                yield Problem(stage.name, unit, f"the image of {ids[row]} is not the one that was fetched")
+
+
+def _features(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
+    from toolkit.data.features import read
+
+    living = alive(_read(run, stage, unit))
+    with run.layout.file(stage, relative(unit, ".h5")).open("rb") as file:
+        features = read(file)
+        n = len(features.ids)
+        block = features.block(0, n)
+        bad = living[~np.isfinite(block[living].astype(np.float32)).all(axis=1)] if n else living
+    if len(bad):
+        yield Problem(stage.name, unit, f"{len(bad)} living rows have features that are not finite")
+
+
+def _export(run: Run, units: set[int]) -> Iterator[Problem]:
+    stage, closing = BY_NAME["export"], run.units(BY_NAME["export"])
+    shards = sorted(units - {closing})
+    ids = [pa.concat_arrays(_read(run, stage, s)["id"].chunks or [pa.array([], pa.string())]) for s in shards]
+    names = np.array([i for part in ids for i in part.to_pylist()], dtype="S32")
+    if len(np.unique(names)) != len(names):
+        yield Problem(stage.name, closing, f"{len(names) - len(np.unique(names))} ids stand twice in the dataset")
+    if closing in units:
+        manifest = json.loads(run.layout.file(stage, "manifest.json").read_bytes())
+        listed = {(f["path"], f["digest"]) for f in manifest["files"]}
+        made = {(o.path, o.digest) for s in shards for o in run.ledger.entries(stage)[s].mark.outputs}
+        if listed != made:
+            yield Problem(stage.name, closing, f"manifest.json and the data differ in {len(listed ^ made)} files")

@@ -1,0 +1,1 @@
+"""From raw crawl files to pairs: reading, extraction, language, the first per-pair steps, and exact uniqueness."""

@@ -1,0 +1,171 @@
+"""WARC response records: an HTTP answer with HTML to a page with its images, as a browser would read it.
+
+Only answers with status 200 and HTML are pages. selectolax (lexbor) parses; charset by byte-order mark, then
+Content-Type, then <meta>, then a trial of UTF-8, GB18030 and Big5, else windows-1252.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+
+import webencodings
+import zstandard
+from fastwarc.stream_io import BrotliReader, ChunkedReader
+from fastwarc.warc import HeaderMap
+from isal import igzip_lib
+from selectolax.lexbor import LexborHTMLParser
+
+from toolkit.source.page import Image, Note, Page, cld2, names
+
+# Largest page after its transfer and content codings; Common Crawl cuts bodies at 1 MiB (5 MiB since 2025).
+MAX_PAGE = 32 << 20
+# Where <meta charset> counts (WHATWG, prescan).
+_PRESCAN = 1024
+# How much of an unlabelled page is tried; enough for any script to show.
+_TRIAL = 64 << 10
+_TYPES = ("text/html", "application/xhtml+xml")
+_META = re.compile(rb"<meta[^>]{0,512}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:\-]+)", re.IGNORECASE)
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:\-]+)", re.IGNORECASE)
+_LOOKS_HTML = re.compile(rb"\s*<(?:!doctype\s+html|html|head|body|!--)", re.IGNORECASE)
+_BOMS = ((BOM_UTF8, "utf-8"), (BOM_UTF16_LE, "utf-16-le"), (BOM_UTF16_BE, "utf-16-be"))
+# Python's codecs where they hold less than the WHATWG encoding of the label.
+_WIDER = {"gbk": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932", "euc-kr": "cp949", "iso-8859-1": "cp1252"}
+_GZIP_CODINGS = ("gzip", "x-gzip")
+
+
+class NoPage(ValueError):
+    """The answer can not be read as a page; the text says why."""
+
+
+def event(offset: int, headers: HeaderMap, block: bytes) -> Page | Note | None:
+    """Return what a WARC record says: a page with its images, a note on a page's language, or nothing of use.
+
+    `block` is the record's content. Raises NoPage for an answer whose body can not be decoded or is too large.
+    """
+    kind = (headers.get("WARC-Type") or "").lower()
+    url = (headers.get("WARC-Target-URI") or "").strip(" <>")
+    if kind == "metadata":
+        about = names(headers.get("WARC-Concurrent-To"), headers.get("WARC-Refers-To"), url)
+        return _note(about, block)
+    if kind != "response" or not url or not block.startswith(b"HTTP/"):
+        return None
+    text = _document(block)
+    if text is None:
+        return None
+    base, images = parse(text)
+    return Page(offset, url, names(headers.get("WARC-Record-ID"), url), base, images)
+
+
+def parse(html: str) -> tuple[str | None, list[Image]]:
+    """Return the href of the first <base> that has one, and the images of the document in order."""
+    tree = LexborHTMLParser(html)
+    base = next((href for node in tree.css("base[href]") if (href := node.attributes.get("href"))), None)
+    return base, [_image(node.attributes) for node in tree.css("img")]
+
+
+def _image(attributes: dict[str, str | None]) -> Image:
+    return Image(attributes.get("src"), attributes.get("alt"))
+
+
+def _note(about: frozenset[str], block: bytes) -> Note | None:
+    for line in block.splitlines():
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"languages-cld2":
+            return Note(about, cld2(value.decode("utf-8", "replace").strip()))
+    return None
+
+
+def _document(block: bytes) -> str | None:
+    """Return the text of an HTML answer with status 200, or None for any other answer."""
+    headers, stream = HeaderMap(), io.BytesIO(block)
+    headers.parse(stream)
+    if headers.status_code != 200:
+        return None
+    kind = headers.get("Content-Type") or ""
+    body = block[_body_start(block) :]
+    if kind and kind.partition(";")[0].strip().lower() not in _TYPES:
+        return None
+    body = _decoded(body, headers)
+    if not kind and not _LOOKS_HTML.match(body[:_PRESCAN]):
+        return None
+    return _decode(body, kind)
+
+
+def _body_start(block: bytes) -> int:
+    ends = [(at, len(mark)) for mark in (b"\r\n\r\n", b"\n\n") if (at := block.find(mark)) >= 0]
+    return sum(min(ends)) if ends else len(block)
+
+
+def _decoded(body: bytes, headers: HeaderMap) -> bytes:
+    """Return the body with its transfer and content codings taken off; a false label leaves it as it is."""
+    if "chunked" in (headers.get("Transfer-Encoding") or "").lower():
+        body = _dechunked(body)
+    for coding in reversed((headers.get("Content-Encoding") or "").lower().split(",")):
+        body = _inflated(body, coding.strip())
+    if len(body) > MAX_PAGE:
+        raise NoPage(f"a page over the limit of {MAX_PAGE} bytes")
+    return body
+
+
+def _dechunked(body: bytes) -> bytes:
+    """Return the joined chunks; a body that was stored joined already (many crawlers do) stays as it is."""
+    try:
+        return bytes(ChunkedReader(io.BytesIO(body)).read())
+    except OSError:
+        return body
+
+
+def _inflated(body: bytes, coding: str) -> bytes:
+    """Return at most MAX_PAGE + 1 inflated bytes; a body that is not so coded stays as it is."""
+    try:
+        if coding in _GZIP_CODINGS and body.startswith(b"\x1f\x8b"):
+            return _inflate(body, igzip_lib.DECOMP_GZIP)
+        if coding == "deflate":
+            zlib = len(body) > 1 and body[0] & 0x0F == 8 and int.from_bytes(body[:2], "big") % 31 == 0
+            return _inflate(body, igzip_lib.DECOMP_ZLIB if zlib else igzip_lib.DECOMP_DEFLATE)
+        if coding == "br":
+            return bytes(BrotliReader(io.BytesIO(body)).read(MAX_PAGE + 1))
+        if coding == "zstd":
+            reader = zstandard.ZstdDecompressor(max_window_size=MAX_PAGE).stream_reader(io.BytesIO(body))
+            return reader.read(MAX_PAGE + 1)
+    except (igzip_lib.IsalError, zstandard.ZstdError, OSError) as error:
+        if _LOOKS_HTML.match(body[:_PRESCAN]):
+            return body
+        raise NoPage(f"a body that is no {coding}: {error}") from error
+    return body
+
+
+def _inflate(body: bytes, flag: int) -> bytes:
+    return bytes(igzip_lib.IgzipDecompressor(flag=flag).decompress(body, MAX_PAGE + 1))
+
+
+def _decode(body: bytes, kind: str) -> str:
+    for mark, name in _BOMS:
+        if body.startswith(mark):
+            return body[len(mark) :].decode(name, "replace")
+    return body.decode(charset(body, kind), "replace")
+
+
+def charset(body: bytes, content_type: str) -> str:
+    """Return the Python codec for a page without byte-order mark, from its Content-Type, its <meta>, or a trial."""
+    header = _CHARSET.search(content_type)
+    meta = _META.search(body[:_PRESCAN])
+    for label in (header.group(1) if header else "", meta.group(1).decode("ascii") if meta else ""):
+        found = webencodings.lookup(label) if label else None
+        if found is not None:
+            name = "utf-8" if label is not (header and header.group(1)) and "utf-16" in found.name else found.name
+            return _WIDER.get(name, found.codec_info.name if name == found.name else name)
+    return _tried(body[:_TRIAL])
+
+
+def _tried(body: bytes) -> str:
+    for name in ("utf-8", "gb18030", "big5hkscs"):
+        try:
+            body.decode(name)
+        except UnicodeDecodeError as error:
+            if error.start < len(body) - 4:  # a character cut by the end of the trial is no fault
+                continue
+        return name
+    return "cp1252"
