@@ -35,7 +35,7 @@ class Source(Section):
     """Most characters of the text."""
 
     blacklist: str | None = "builtin"
-    """Hosts whose images and pages are dropped, with all subdomains: a file, one host a line; builtin; null = not run."""
+    """Hosts whose images and pages are dropped, with subdomains: a file, one host a line; builtin; null = not run."""
 
     safety: str | None = None
     """A file of terms, one a line, that drop a pair before any refinement; builtin; null = not run (the paper's

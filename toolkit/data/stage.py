@@ -112,6 +112,9 @@ class Task(Protocol):
         The task closes it.
         """
 
+    def name(self, suffix: str) -> str:
+        """Return the name that this unit's file of that suffix will have, without folders."""
+
     def create_named(self, name: str) -> IO[bytes]:
         """Open an output at the top of the stage's data folder, as `create` does (closing units only)."""
 

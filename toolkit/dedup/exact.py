@@ -38,12 +38,13 @@ def dots(x: Int, y: Int) -> Float:
     int64 sums are exact modulo 2^64, so they are right where |x.y| < 2^63. That is certain where d times the
     largest values of x and y stay below 2^62, which unit rows do by far; for the others `_wide` takes over.
     """
-    near = np.einsum("ij,ij->i", x, y).astype(np.float64)
+    near: Float = np.einsum("ij,ij->i", x, y).astype(np.float64)
     peaks = np.abs(x).max(axis=1, initial=0).astype(np.float64) * np.abs(y).max(axis=1, initial=0)
     wide = np.flatnonzero(peaks * x.shape[1] >= 2.0**62)
     if wide.size:
         near[wide] = _wide(x[wide], y[wide])
-    return near * STEP**2
+    near *= STEP**2
+    return near
 
 
 def _wide(x: Int, y: Int) -> Float:

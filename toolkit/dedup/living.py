@@ -9,27 +9,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from toolkit.data.features import Ids
 from toolkit.data.pair import ID_BYTES
 from toolkit.dedup.exact import Int
 from toolkit.errors import WorkError
 
 READ_ROWS = 8192
-
-Ids = npt.NDArray[np.uint8]  # (n, 16)
-
-
-def pack(column: pa.ChunkedArray) -> Ids:
-    """Return ids of 32 hex digits as bytes, (n,) -> (n, 16)."""
-    data = bytes.fromhex("".join(column.to_pylist()))
-    return np.frombuffer(data, dtype=np.uint8).reshape(-1, ID_BYTES)
-
-
-def unpack(ids: Ids) -> list[str]:
-    """Return ids of 16 bytes as 32 hex digits, (n, 16) -> (n,)."""
-    digits = ids.tobytes().hex()
-    return [digits[start : start + 2 * ID_BYTES] for start in range(0, len(digits), 2 * ID_BYTES)]
 
 
 def living(stored: Ids, alive: Ids, shard: int | None) -> Int:

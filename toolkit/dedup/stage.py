@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from toolkit.data.features import Features, read
+from toolkit.data.features import Features, Ids, packed, read, unpacked
 from toolkit.data.pair import ID_BYTES, schema
 from toolkit.data.stage import Task
 from toolkit.data.table import build
 from toolkit.dedup.exact import Half, Mask
 from toolkit.dedup.join import components
-from toolkit.dedup.living import Ids, living, pack, unpack, windows
+from toolkit.dedup.living import living, windows
 from toolkit.dedup.survivors import Survivors, alone, survivors
 from toolkit.errors import UserError
 
@@ -38,7 +38,7 @@ def run_merge(task: Task) -> None:
 
 
 def _run(task: Task, stage: str, wanted: bool) -> None:
-    parts = [pack(task.rows("id", shard=shard)["id"]) for shard in task.shards()]
+    parts = [packed(task.rows("id", shard=shard)["id"].to_pylist()) for shard in task.shards()]
     ids = np.concatenate([np.empty((0, ID_BYTES), dtype=np.uint8), *parts])
     if wanted:
         answer, invalid = _search(task, parts, ids)
@@ -68,8 +68,7 @@ def _load(task: Task, parts: Sequence[Ids], count: int) -> Half:
     for shard, part in zip(task.shards(), parts, strict=True):
         if not len(part):
             continue
-        with task.open("embed", ".h5", shard=shard) as source:
-            features = read(source)
+        with task.open("embed", ".h5", shard=shard) as source, read(source) as features:
             if not rows.shape[1]:
                 rows = np.empty((count, features.dim), dtype=np.float16)
             _same(features, rows, shard)
@@ -90,8 +89,8 @@ def _same(features: Features, rows: Half, shard: int) -> None:
 def _table(stage: str, ids: Ids, answer: Survivors, invalid: Mask, own: slice) -> pa.Table:
     reason = np.where(invalid[own], "embed.invalid", STEP[stage])
     columns = {
-        "id": unpack(ids[own]),
-        "set": unpack(ids[answer.row[own]]),
+        "id": unpacked(ids[own]),
+        "set": unpacked(ids[answer.row[own]]),
         "size": answer.size[own],
         "distance": answer.distance[own],
         "dropped": pa.array(reason, pa.string(), mask=~(invalid[own] | answer.dropped[own])),

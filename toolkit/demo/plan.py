@@ -8,10 +8,10 @@ makes every such pair a planted near-duplicate, and keeps a crawl of any size be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from toolkit.demo import captions
 from toolkit.demo.dice import Dice, word
@@ -20,6 +20,7 @@ from toolkit.demo.pictures import FILES
 from toolkit.demo.scenes import Scene, scene
 
 POOL_BLOCKS = 100
+RARE_PAIRS = 2_000  # below this a word that occurs once is not rare enough for text.entropy: 14.4 / 25,000 bits
 IMAGE_HOSTS, PAGE_HOSTS = 40, 24
 BLACKLIST = ["ads.example.test", "spam.example.test"]
 
@@ -111,7 +112,7 @@ class _Slot:
 def pages(seed: int, pairs: int) -> Iterator[Page]:
     """Yield the pages of a crawl of this many pairs, in order."""
     for block in range(-(-pairs // BLOCK)):
-        yield from _block(seed, block, min(BLOCK, pairs - block * BLOCK))
+        yield from _block(seed, block, min(BLOCK, pairs - block * BLOCK), pairs >= RARE_PAIRS)
 
 
 def fixed_answers() -> list[tuple[str, Answer]]:
@@ -132,8 +133,8 @@ def fixed_files() -> list[tuple[str, bytes]]:
     ]
 
 
-def _block(seed: int, block: int, size: int) -> Iterator[Page]:
-    slots = _slots(seed, block, size)
+def _block(seed: int, block: int, size: int, rare: bool) -> Iterator[Page]:
+    slots = _slots(seed, block, size, rare)
     clean = [slot for slot in slots if slot.kind.name == "clean"]
     laid_out = _lay_out(seed, block, slots)
     made: dict[int, Pair] = {}
@@ -149,17 +150,16 @@ def _block(seed: int, block: int, size: int) -> Iterator[Page]:
         yield page
 
 
-def _slots(seed: int, block: int, size: int) -> list[_Slot]:
+def _slots(seed: int, block: int, size: int, rare: bool) -> list[_Slot]:
     """Return the block's kinds in its own order; a clean one comes first, so that every copy has an original."""
     kinds = [kind for kind in KINDS for _ in range(kind.count)]
     pooled = block % POOL_BLOCKS
     Dice(seed, "block", pooled).shuffle(kinds)
-    first = next(i for i, kind in enumerate(kinds) if kind.step is None)
     first = kinds.index(BY_NAME["clean"])
     kinds[0], kinds[first] = kinds[first], kinds[0]
     return [
         _Slot(
-            kind=kind,
+            kind=kind if rare or kind.name != "rare" else replace(kind, optional=True),
             number=number,
             picture=pooled * BLOCK + number,
             scene=scene(seed, pooled * BLOCK + number),
@@ -206,7 +206,7 @@ def _pair(seed: int, block: int, page: Page, slot: _Slot, clean: Sequence[_Slot]
     original = slot.dice.pick(clean) if slot.kind.name.startswith("dup_") else slot
     answers, file = _answers(slot, original, clean, url, name)
     copied = block >= POOL_BLOCKS and slot.kind.step in (None, "align.band")
-    fetched = slot.kind.step in (None, DEDUP, "align.band")
+    fetched = slot.kind.step in (None, DEDUP, "align.band") or slot.kind.name == "rare"
     return Pair(
         kind=slot.kind,
         url=url,
@@ -286,7 +286,7 @@ def _answers(
 ) -> tuple[list[tuple[str, Answer]], tuple[str, str, Scene] | None]:
     """Return what the server says under the pair's address, and the picture that it needs."""
     kind, dice = slot.kind, slot.dice
-    if "//" not in url or "example.test" not in url.split("/")[2] or "@" in url:
+    if not (urlsplit(url).hostname or "").endswith(".example.test") or not url.startswith("http"):
         return [], None
     if kind.name in _REFUSALS:
         return [(url, _REFUSALS[kind.name](dice, url))], None
@@ -296,7 +296,7 @@ def _answers(
     if kind.name == "opt_out":
         header = {"X-Robots-Tag": dice.pick(["noai", "noimageai", "noindex", "none"])}
         return [(url, {**_sends(_file(clean[0], "original")), "headers": header})], None
-    if kind.step is not None and kind.step.split(".")[0] in ("source", "text", "fetch"):
+    if not _may_arrive(kind):
         return [(url, _sends(_file(clean[0], "original")))], None
     file = _file(original, drawn)
     task = (file, drawn, original.scene)
@@ -306,6 +306,12 @@ def _answers(
         there = f"http://img{dice.below(IMAGE_HOSTS)}.example.test/moved/{name}.jpg"
         return [(url, {"status": dice.pick([302, 307, 308]), "location": there}), (there, _sends(file))], task
     return [(url, _sends(file))], task
+
+
+def _may_arrive(kind: Kind) -> bool:
+    """Return whether the pair's picture may come as far as the image stage."""
+    stage = "" if kind.step is None else kind.step.split(".")[0]
+    return stage not in ("source", "text", "fetch") or kind.name == "rare"
 
 
 def _file(slot: _Slot, drawn: str) -> str:

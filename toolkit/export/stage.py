@@ -67,13 +67,13 @@ def listed(rows: pa.Table) -> pa.Table:
     return _table(rows, tar=nothing, offset=nothing)
 
 
-def packed(rows: pa.Table, source: IO[bytes], tar: TarWriter, shard: int) -> pa.Table:
+def packed(rows: pa.Table, source: IO[bytes], tar: TarWriter, name: str, shard: int) -> pa.Table:
     """Copy the rows' images from fetch's tar into the new one and return the export table that points there.
 
     Raises WorkError, naming the shard, where an image is not the one that was fetched.
     """
     offsets = [sample(tar, row, image(source, row, shard)) for row in rows.to_pylist()]
-    return _table(rows, tar=[f"{stem(shard)}.tar"] * rows.num_rows, offset=offsets)
+    return _table(rows, tar=[name] * rows.num_rows, offset=offsets)
 
 
 def image(source: IO[bytes], row: Mapping[str, Any], shard: int) -> bytes:
@@ -118,7 +118,7 @@ def extension(data: bytes) -> str:
 def _batches(task: Task, rows: pa.Table, source: IO[bytes], tar: TarWriter) -> Iterator[pa.Table]:
     for start in range(0, rows.num_rows, PIECE):
         batch = rows.slice(start, PIECE)
-        yield packed(batch, source, tar, task.unit)
+        yield packed(batch, source, tar, task.name(".tar"), task.unit)
         task.advance(batch.num_rows)
 
 
@@ -130,5 +130,5 @@ def _broken(shard: int, pair: str, fault: str) -> WorkError:
     return WorkError(
         f"Shard {shard} can not be exported: the image of pair {pair} in fetch's tar is not the one that was "
         f"fetched ({fault}). Nothing of this shard was published. `danqing verify` names every damaged file "
-        "of the run, and `danqing repair` makes it again."
+        "of the run."
     )

@@ -1,8 +1,8 @@
 """Bytes to RGB pixels, as a browser shows them: one function, for a child process (see guard.py).
 
 Promises: only JPEG, PNG, WebP and the first frame of GIF are read, told by their first bytes, never by a name; the
-header's size is checked before a pixel is decoded; an image is decoded wholly or is a `Fault`, never half grey; the
-pixels are a function of the bytes alone.
+header's size is checked before a pixel is decoded; a file cut anywhere in its pixels is a `Fault`, never half grey;
+the pixels are a function of the bytes alone. (Not noticed: a PNG whose encoder itself ended the zlib stream early.)
 
 JPEG goes to libjpeg-turbo by simplejpeg, in strict mode: its pixels equal Pillow's and OpenCV's bit by bit, it is the
 fastest of the three, and the only one that refuses a file cut in the middle and ended with a proper end marker (the
@@ -63,6 +63,8 @@ def header(data: bytes) -> Header:
         width, height = SIZES[name](data)
     except MemoryError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit for GIF, above any sensible one of ours
+        raise Fault("pixels") from error
     except Exception as error:  # decoders raise whatever they like on hostile headers
         raise Fault("header") from error
     return Header(name, width, height)

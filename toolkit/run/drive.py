@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from toolkit.data.stage import Kind, Stage, stem
 from toolkit.errors import UserError, WorkError
 from toolkit.run import files, signals
-from toolkit.run.executors import EXECUTORS, inline
+from toolkit.run.executors import EXECUTORS, Event, Execute, inline
 from toolkit.run.funnel import funnel, tree
+from toolkit.run.ledger import forward
 from toolkit.run.run import Run
 
 
@@ -65,70 +66,92 @@ def drive(run: Run, display: Display, until: str | None = None) -> Outcome:
 
 
 def _drive(run: Run, display: Display, until: str | None) -> Outcome:
-    outcome = Outcome()
-    for stage in run.stages:
-        run.ledger.forget(stage)
-        for units in _waves(run, stage):
-            _stage(run, stage, units, display, outcome)
-        if outcome.stopped:
-            break
-        if run.complete(stage):
-            run.ledger.fold(stage)
-        files.replace(run.layout.funnel, json.dumps(tree(funnel(run)), indent=1).encode())
-        if stage.name == until:
-            break
-    return outcome
+    with EXECUTORS[run.config.executor.kind](run) as execute:
+        driver = Driver(run, execute, display)
+        for stage in run.stages:
+            driver.stage(stage)
+            if driver.outcome.stopped:
+                break
+            if run.complete(stage):
+                run.ledger.fold(stage)
+            files.replace(run.layout.funnel, json.dumps(tree(funnel(run)), indent=1).encode())
+            if stage.name == until:
+                break
+    return driver.outcome
 
 
-def _waves(run: Run, stage: Stage) -> Iterable[range]:
-    """Return the units in the order in which they may run: the closing unit alone, and last."""
-    units = run.units(stage)
-    return (range(units), range(units, run.all_units(stage))) if stage.close else (range(units),)
+@dataclass
+class Driver:
+    """One drive through the stages, and how it goes."""
 
+    run: Run
+    execute: Execute
+    display: Display
+    outcome: Outcome = field(default_factory=Outcome)
 
-def _stage(run: Run, stage: Stage, units: range, display: Display, outcome: Outcome) -> None:
-    if outcome.stopped:
-        return
-    done = {u for u in units if run.valid(stage, u)}
-    missing = [u for u in units if u not in done]
-    todo = [u for u in missing if run.input_digests(stage, u) is not None]
-    if len(todo) < len(missing):
-        outcome.waiting.append(f"{stage.name}: {len(missing) - len(todo)} of {len(units)} units")
-    for unit in todo:
-        if run.ledger.entry(stage, unit) is not None:
-            run.ledger.retract(stage, unit)
-        files.remove(run.layout.failure(stage, unit))
-    if not todo:
-        return
-    files.make(run.layout.work(stage))
-    display.begin(stage, len(todo), len(done), _input_rows(run, stage, todo))
-    _rounds(run, stage, todo, display, outcome)
-    display.end(stage)
+    def stage(self, stage: Stage) -> None:
+        """Bring a stage as far as it can go: its units, then its closing unit alone."""
+        self.run.ledger.forget(stage)
+        units = self.run.units(stage)
+        self.wave(stage, range(units))
+        if stage.close is not None and not self.outcome.stopped:
+            self.wave(stage, range(units, units + 1))
 
+    def wave(self, stage: Stage, units: range) -> None:
+        """Do the units that are missing or stale and whose input is there."""
+        run = self.run
+        missing = [u for u in units if run.valid(stage, u) is None]
+        todo = [u for u in missing if run.input_digests(stage, u) is not None]
+        if len(todo) < len(missing):
+            self.outcome.waiting.append(f"{stage.name}: {len(missing) - len(todo)} of {len(units)} units")
+        if not todo:
+            return
+        files.make(run.layout.work(stage))
+        for unit in todo:
+            clear(run, stage, unit)
+        self.display.begin(stage, len(todo), len(units) - len(missing), _input_rows(run, stage, todo))
+        self.rounds(stage, todo)
+        self.display.end(stage)
 
-def _rounds(run: Run, stage: Stage, todo: list[int], display: Display, outcome: Outcome) -> None:
-    """Try the units; those that failed go round again until their retries are used up."""
-    failures: Counter[int] = Counter()
-    execute = EXECUTORS[run.config.executor.kind]
-    while todo and not outcome.stopped:
-        again: list[int] = []
-        for event in execute(run, stage, todo):
-            if event.kind == "rows":
-                display.rows(stage, event.rows)
-            elif event.kind == "done":
-                run.ledger.add(stage, event.unit)
-                files.remove(run.layout.failure(stage, event.unit))
-                display.unit(stage)
-            elif event.kind == "failed":
-                failures[event.unit] += 1
-                last = failures[event.unit] > run.config.executor.retries
-                display.failed(stage, event.unit, event.text, last)
-                if last:
-                    outcome.aside[stage.name, event.unit] = event.text
+    def rounds(self, stage: Stage, todo: list[int]) -> None:
+        """Try the units; those that failed go round again until their retries are used up."""
+        failures: Counter[int] = Counter()
+        while todo and not self.outcome.stopped:
+            again: list[int] = []
+            for event in self.execute(stage, todo):
+                if event.kind == "failed":
+                    failures[event.unit] += 1
+                    if not self.give_up(stage, event, failures[event.unit]):
+                        again.append(event.unit)
                 else:
-                    again.append(event.unit)
-        outcome.stopped = signals.stopping()
-        todo = again
+                    self.note(stage, event)
+            self.outcome.stopped = signals.stopping()
+            todo = again
+
+    def give_up(self, stage: Stage, event: Event, failures: int) -> bool:
+        """Show a failed attempt; return whether its unit is set aside."""
+        last = failures > self.run.config.executor.retries
+        self.display.failed(stage, event.unit, event.text, last)
+        if last:
+            self.outcome.aside[stage.name, event.unit] = event.text
+        return last
+
+    def note(self, stage: Stage, event: Event) -> None:
+        """Take good news."""
+        if event.kind == "rows":
+            self.display.rows(stage, event.rows)
+        elif event.kind == "done":
+            self.run.ledger.add(stage, event.unit)
+            files.remove(self.run.layout.failure(stage, event.unit))
+            self.display.unit(stage)
+
+
+def clear(run: Run, stage: Stage, unit: int) -> None:
+    """Make way for a new attempt: take back what is stale, carry forward what was won, forget old failures."""
+    forward(run.layout, stage, unit)
+    if run.valid(stage, unit) is None and run.ledger.entry(stage, unit) is not None:
+        run.ledger.retract(stage, unit)
+    files.remove(run.layout.failure(stage, unit))
 
 
 def _input_rows(run: Run, stage: Stage, todo: list[int]) -> int:
@@ -150,13 +173,12 @@ def work(run: Run, stage: Stage, units: str, say: Callable[[str], None]) -> int:
     failed = len(chosen) - len(ready)
     files.make(run.layout.work(stage))
     for unit in ready:
-        if run.ledger.entry(stage, unit) is not None:
-            run.ledger.retract(stage, unit)
-    for event in inline(run, stage, ready):
-        if event.kind in ("failed", "stopped"):
-            failed += 1
-        if event.kind != "rows":
-            say(f"{stage.name} {stem(event.unit)}: {event.kind} {event.text}".rstrip())
+        clear(run, stage, unit)
+    with inline(run) as execute:
+        for event in execute(stage, ready):
+            failed += event.kind in ("failed", "stopped")
+            if event.kind != "rows":
+                say(f"{stage.name} {stem(event.unit)}: {event.kind} {event.text}".rstrip())
     return failed
 
 

@@ -14,6 +14,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -37,7 +38,8 @@ class Event:
     text: str = ""
 
 
-Executor = Callable[[Run, Stage, Sequence[int]], Iterator[Event]]
+Execute = Callable[[Stage, Sequence[int]], Iterator[Event]]
+Executor = Callable[[Run], AbstractContextManager[Execute]]
 
 
 def processors() -> int:
@@ -45,14 +47,19 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def inline(run: Run, stage: Stage, units: Sequence[int]) -> Iterator[Event]:
+@contextmanager
+def inline(run: Run) -> Iterator[Execute]:
     """Run units one after another in this process."""
-    for unit in units:
-        news: list[Event] = []
-        event = _attempt(run, stage, unit, lambda rows, n=news, u=unit: n.append(Event("rows", u, rows)))  # type: ignore[misc]
-        yield from [*news, event]
-        if signals.stopping():
-            return
+
+    def execute(stage: Stage, units: Sequence[int]) -> Iterator[Event]:
+        for unit in units:
+            news: list[Event] = []
+            event = _attempt(run, stage, unit, lambda rows, n=news, u=unit: n.append(Event("rows", u, rows)))  # type: ignore[misc]
+            yield from [*news, event]
+            if signals.stopping():
+                return
+
+    yield execute
 
 
 def _attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None]) -> Event:
@@ -82,21 +89,27 @@ def note(run: Run, stage: Stage, unit: int, error: BaseException | str) -> str:
     return reason
 
 
-def local(run: Run, stage: Stage, units: Sequence[int]) -> Iterator[Event]:
-    """Run units in worker processes, each unit in whichever worker is free."""
-    workers = min(run.config.executor.workers or processors(), len(units))
-    todo, pool = deque(units), [Worker(run.layout.root) for _ in range(workers)]
-    try:
+@contextmanager
+def local(run: Run) -> Iterator[Execute]:
+    """Run units in worker processes that live as long as the run, each unit in whichever worker is free."""
+    pool: list[Worker] = []
+
+    def execute(stage: Stage, units: Sequence[int]) -> Iterator[Event]:
+        todo = deque(units)
+        wanted = min(run.config.executor.workers or processors(), len(todo))
         while todo or any(w.unit is not None for w in pool):
-            pool[:] = [w if w.usable else Worker(run.layout.root) for w in pool]
-            for worker in pool:
-                if worker.unit is None and todo and not signals.stopping():
-                    worker.give(stage, todo.popleft())
+            pool[:] = [w for w in pool if w.usable]
+            pool.extend(Worker(run.layout.root) for _ in range(wanted - len(pool) if todo else 0))
+            for worker in [w for w in pool if w.unit is None][: len(todo)]:
+                worker.give(stage, todo.popleft())
             yield from _news(run, stage, pool)
             if signals.stopping():
                 todo.clear()
                 for worker in pool:
                     worker.ask()
+
+    try:
+        yield execute
     finally:
         for worker in pool:
             worker.end()
@@ -167,13 +180,15 @@ def _work(connection: Connection, root: str) -> None:
     signals.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signals.listen()
-    run = open_run(root)
+    run, last = open_run(root), ""
     while True:
         try:
             name, unit = connection.recv()
         except EOFError:
             return
-        run.ledger.forget()
+        if name != last or unit >= run.units(BY_NAME[name]):
+            run.ledger.forget()  # the head goes on to the next stage when this one has ended
+            last = name
         connection.send(
             _attempt(run, BY_NAME[name], unit, lambda rows, u=unit: connection.send(Event("rows", u, rows)))  # type: ignore[misc]
         )

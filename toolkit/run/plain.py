@@ -56,7 +56,7 @@ def run_stage(name: str, inputs: Sequence[Path], output: Path, config: Config) -
     if not target.parent.is_dir():
         raise UserError(f"--output {output}: the folder {target.parent} does not exist; make it first.")
     folder = files.make(target.parent / f".{target.name}.{files.token()}")
-    task = PlainTask(stage, inputs, config, folder)
+    task = PlainTask(stage, inputs, config, folder, target)
     try:
         entry_point(stage.run)(task)
         produced = [folder / Path(made.path).name for made in task.books.finish()]
@@ -79,8 +79,9 @@ def _deliver(made: Path, final: Path) -> None:
 class PlainTask(BaseTask):
     """A task whose rows come from files that the user named."""
 
-    def __init__(self, stage: Stage, inputs: Sequence[Path], config: Config, folder: Path) -> None:
+    def __init__(self, stage: Stage, inputs: Sequence[Path], config: Config, folder: Path, target: Path) -> None:
         super().__init__(stage, 0, config, folder)
+        self._target = target
         self._inputs = list(inputs)
         self._open: list[IO[bytes]] = []
         self._tables: list[pa.Table] = []
@@ -91,6 +92,10 @@ class PlainTask(BaseTask):
         self.books.close()
         for file in self._open:
             file.close()
+
+    def name(self, suffix: str) -> str:
+        """Return the final name of this stage's file."""
+        return self._target.with_suffix(suffix).name
 
     def shards(self) -> Sequence[int]:
         """Return a number for each input file, or for all of them together in stages of one shard."""
@@ -174,8 +179,12 @@ class PlainTask(BaseTask):
     def _text_rows(self, path: Path) -> pa.Table:
         from toolkit.source.table import rows
 
-        parts = [pa.table({"url": urls, "text": texts}) for urls, texts in rows(str(path))]
-        return _identified(pa.concat_tables(parts)) if parts else pa.table({})
+        with path.open("rb") as file:
+            found = list(rows(file, lambda row, what: self.damage(f"{path} row {row}", what)))
+        if not found:
+            raise ValueError("no rows of url and text are in it")
+        columns = {"url": [r.url for r in found], "text": [r.text for r in found], "page": [r.page for r in found]}
+        return _identified(pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])))
 
     def _features(self, path: Path) -> Any:
         from toolkit.data.features import read
@@ -253,7 +262,8 @@ class PlainTask(BaseTask):
         return self._counted() if stage == "words" else pair.schema(stage).empty_table()
 
     def _counted(self) -> pa.Table:
-        task = PlainTask(BY_NAME["words"], self._inputs, self.config, files.make(self.books.folder / "words"))
+        folder = files.make(self.books.folder / "words")
+        task = PlainTask(BY_NAME["words"], self._inputs, self.config, folder, folder)
         entry_point(task.stage.run)(task)
         (made,) = task.books.finish()
         with (task.books.folder / Path(made.path).name).open("rb") as file:

@@ -102,6 +102,10 @@ class BaseTask:
         """Open an output of this unit."""
         return self.books.create(relative(self.unit, suffix))
 
+    def name(self, suffix: str) -> str:
+        """Return the final name of this unit's file."""
+        return f"{stem(self.unit)}{suffix}"
+
     def create_named(self, name: str) -> IO[bytes]:
         """Open an output at the top of data/."""
         return self.books.create(name)

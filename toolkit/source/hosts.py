@@ -13,11 +13,13 @@ set of that many strings would take 400 MB and several seconds in every task.
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any, cast
 
 from isal import igzip
 
@@ -93,7 +95,10 @@ def _builtin() -> bytes:
             "source.blacklist is builtin, but the package datatrove, which carries the list, is not installed or holds "
             "no assets/url_filterblacklists*.tar.gz. Install datatrove 0.10, give a file of one host a line, or null."
         )
-    with igzip.open(max(archives), "rb") as raw, tarfile.open(fileobj=raw, mode="r|") as archive:
+    with (
+        io.BufferedReader(cast(Any, igzip).IGzipFile(max(archives)), 1 << 20) as raw,
+        tarfile.open(fileobj=raw, mode="r|") as archive,
+    ):
         for member in archive:
             if member.name == "domains" and (stream := archive.extractfile(member)) is not None:
                 return stream.read()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from typing import cast
 
 import webencodings
 import zstandard
@@ -33,16 +34,18 @@ _BOMS = ((BOM_UTF8, "utf-8"), (BOM_UTF16_LE, "utf-16-le"), (BOM_UTF16_BE, "utf-1
 # Python's codecs where they hold less than the WHATWG encoding of the label.
 _WIDER = {"gbk": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932", "euc-kr": "cp949", "iso-8859-1": "cp1252"}
 _GZIP_CODINGS = ("gzip", "x-gzip")
+# What the decoders raise on damaged bytes.
+_BROKEN = (cast(type[Exception], igzip_lib.IsalError), zstandard.ZstdError, OSError)
 
 
-class NoPage(ValueError):
+class PageError(ValueError):
     """The answer can not be read as a page; the text says why."""
 
 
 def event(offset: int, headers: HeaderMap, block: bytes) -> Page | Note | None:
     """Return what a WARC record says: a page with its images, a note on a page's language, or nothing of use.
 
-    `block` is the record's content. Raises NoPage for an answer whose body can not be decoded or is too large.
+    `block` is the record's content. Raises PageError for an answer whose body can not be decoded or is too large.
     """
     kind = (headers.get("WARC-Type") or "").lower()
     url = (headers.get("WARC-Target-URI") or "").strip(" <>")
@@ -79,23 +82,17 @@ def _note(about: frozenset[str], block: bytes) -> Note | None:
 
 def _document(block: bytes) -> str | None:
     """Return the text of an HTML answer with status 200, or None for any other answer."""
-    headers, stream = HeaderMap(), io.BytesIO(block)
-    headers.parse(stream)
+    headers = HeaderMap()
+    body = block[headers.parse(io.BytesIO(block)) :]
     if headers.status_code != 200:
         return None
     kind = headers.get("Content-Type") or ""
-    body = block[_body_start(block) :]
     if kind and kind.partition(";")[0].strip().lower() not in _TYPES:
         return None
     body = _decoded(body, headers)
     if not kind and not _LOOKS_HTML.match(body[:_PRESCAN]):
         return None
     return _decode(body, kind)
-
-
-def _body_start(block: bytes) -> int:
-    ends = [(at, len(mark)) for mark in (b"\r\n\r\n", b"\n\n") if (at := block.find(mark)) >= 0]
-    return sum(min(ends)) if ends else len(block)
 
 
 def _decoded(body: bytes, headers: HeaderMap) -> bytes:
@@ -105,16 +102,19 @@ def _decoded(body: bytes, headers: HeaderMap) -> bytes:
     for coding in reversed((headers.get("Content-Encoding") or "").lower().split(",")):
         body = _inflated(body, coding.strip())
     if len(body) > MAX_PAGE:
-        raise NoPage(f"a page over the limit of {MAX_PAGE} bytes")
+        raise PageError(f"a page over the limit of {MAX_PAGE} bytes")
     return body
 
 
 def _dechunked(body: bytes) -> bytes:
-    """Return the joined chunks; a body that was stored joined already (many crawlers do) stays as it is."""
+    """Return the joined chunks, up to where they end; a body that was stored joined (as many are) stays as it is."""
+    reader, joined = ChunkedReader(io.BytesIO(body)), bytearray()
     try:
-        return bytes(ChunkedReader(io.BytesIO(body)).read())
+        while piece := reader.read(1 << 16):
+            joined += piece
     except OSError:
-        return body
+        return bytes(joined) or body
+    return bytes(joined)
 
 
 def _inflated(body: bytes, coding: str) -> bytes:
@@ -130,10 +130,10 @@ def _inflated(body: bytes, coding: str) -> bytes:
         if coding == "zstd":
             reader = zstandard.ZstdDecompressor(max_window_size=MAX_PAGE).stream_reader(io.BytesIO(body))
             return reader.read(MAX_PAGE + 1)
-    except (igzip_lib.IsalError, zstandard.ZstdError, OSError) as error:
+    except _BROKEN as error:
         if _LOOKS_HTML.match(body[:_PRESCAN]):
             return body
-        raise NoPage(f"a body that is no {coding}: {error}") from error
+        raise PageError(f"a body that is no {coding}: {error}") from error
     return body
 
 
@@ -151,13 +151,18 @@ def _decode(body: bytes, kind: str) -> str:
 def charset(body: bytes, content_type: str) -> str:
     """Return the Python codec for a page without byte-order mark, from its Content-Type, its <meta>, or a trial."""
     header = _CHARSET.search(content_type)
+    if header and (name := _codec(header.group(1))):
+        return name
     meta = _META.search(body[:_PRESCAN])
-    for label in (header.group(1) if header else "", meta.group(1).decode("ascii") if meta else ""):
-        found = webencodings.lookup(label) if label else None
-        if found is not None:
-            name = "utf-8" if label is not (header and header.group(1)) and "utf-16" in found.name else found.name
-            return _WIDER.get(name, found.codec_info.name if name == found.name else name)
+    if meta and (name := _codec(meta.group(1).decode("ascii"))):
+        return "utf-8" if name.startswith("utf-16") else name  # the page could be read as far as its <meta>
     return _tried(body[:_TRIAL])
+
+
+def _codec(label: str) -> str | None:
+    """Return Python's codec for a WHATWG label, or None for a label that names no encoding."""
+    found = webencodings.lookup(label)
+    return _WIDER.get(found.name, found.codec_info.name) if found else None
 
 
 def _tried(body: bytes) -> str:

@@ -16,6 +16,9 @@ import msgspec
 # An address that urljoin returns unchanged whatever the base is; skipping urljoin for it halves the time of a link.
 _PLAIN = re.compile(r"https?://[A-Za-z0-9.\-]+(?::[0-9]+)?/[A-Za-z0-9._~%/\-]*(?:\?[A-Za-z0-9._~%/&=+,:\-]+)?")
 
+# ISO 639-3; anything else in its place is no language, and would become a name in the run's tallies.
+_CODE = re.compile(r"[a-z]{3}")
+
 
 class Image(NamedTuple):
     """One IMG tag: its src and alt attributes after entity decoding; None where the attribute is missing."""
@@ -67,7 +70,7 @@ def cld2(value: str) -> str:
     except (msgspec.MsgspecError, IndexError, RecursionError):
         return ""
     code = first.get("code-iso-639-3")
-    return code if isinstance(code, str) else ""
+    return code if isinstance(code, str) and _CODE.fullmatch(code) else ""
 
 
 def names(*values: str | None) -> frozenset[str]:
@@ -92,7 +95,7 @@ def pairs(page: Page) -> tuple[list[tuple[str, str]], Skipped]:
         elif not alt or alt.isspace():
             no_alt += 1
         else:
-            found.append((_text(_join(base, src)), _text(alt)))
+            found.append((unicode(_join(base, src)), unicode(alt)))
     return found, Skipped(no_src, data, no_alt)
 
 
@@ -105,8 +108,8 @@ def _join(base: str, src: str) -> str:
         return src
 
 
-def _text(value: str) -> str:
-    """Return the text as Unicode: a lone surrogate, which JSON can smuggle in, becomes U+FFFD as HTML has it."""
+def unicode(value: str) -> str:
+    """Return the text as sound Unicode: a lone surrogate, which JSON can smuggle in, becomes U+FFFD as HTML has it."""
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import zstandard
 from fastwarc.warc import HeaderMap
@@ -31,6 +30,7 @@ MAX_RATIO = 256
 # Bytes read at once: a usual member is 2-5 KB, and what is read too much is copied once (measured best of 2-32 KiB).
 _WINDOW = 4096
 _BLOCK = 1 << 20
+_STEP = 512
 _HEADER_END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"^content-length:[ \t]*([0-9]{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
@@ -40,7 +40,15 @@ _WARC = b"WARC/"
 # The start of a record in the middle of other bytes, and how much of it may hang over the end of a block.
 _NEXT = re.compile(rb"(?<=\n)WARC/[01]\.[0-9]+\r\n")
 _OVERHANG = 16
+_BLANK = re.compile(rb"[\r\n]*+")
 _ARC = re.compile(rb"(?:filedesc://|[a-z]+:[^ \n]+ [0-9a-fA-F.:]+ [0-9]{14} )")
+
+# What the decoders raise on damaged bytes.
+_BROKEN: tuple[type[Exception], ...] = (
+    cast(type[Exception], igzip_lib.IsalError),
+    zstandard.ZstdError,
+    MemoryError,
+)
 
 Damage = Callable[[int, str], None]
 
@@ -69,47 +77,57 @@ class _Piece(NamedTuple):
     fault: str = ""
 
 
-def opened(file: BinaryIO) -> bytes:
-    """Return the first bytes (up to 512) of a file's content, inflated where it is compressed; the file is rewound."""
-    file.seek(0)
-    start = file.read(1 << 16)
-    file.seek(0)
-    if start.startswith(GZIP) or _is_zstd(start):
-        return next((piece.data[:512] for piece in _members(file, lambda *_: None) if piece.data), b"")
-    return start[:512]
-
-
 def is_crawl(file: BinaryIO) -> bool:
-    """Return whether the file begins like a WARC or ARC, or like a compressed file too damaged to say."""
-    start = opened(file)
-    compressed = file.read(4)
+    """Return whether the file's content, inflated where compressed, begins like a WARC or ARC; the file is rewound."""
+    codec = _codec(_raw(file))
+    start = _first(file, codec) if codec else _raw(file)
     file.seek(0)
-    broken = not start and (compressed.startswith(GZIP) or _is_zstd(compressed))
-    return broken or start.lstrip(b"\r\n").startswith(_WARC) or _ARC.match(start) is not None
+    return _begins(start)
 
 
 def records(file: BinaryIO, damage: Damage) -> Iterator[Record]:
     """Yield the undamaged records of a WARC or ARC in order; call damage(offset in bytes, what) for each fault."""
-    if file.seek(0, io.SEEK_END) == 0:
+    start = _raw(file)
+    if not start:
         damage(0, "the file is empty")
         return
-    start = opened(file)
-    if _ARC.match(start):
-        yield from _arc(file, damage)
+    codec = _codec(start) or _buried(file, start)
+    if _ARC.match(_first(file, codec) if codec else start):
+        yield from _arc(file, codec, damage)
         return
-    pieces = _members(file, damage) if start != _raw(file) else _blocks(file)
-    yield from _Cutter(damage, plain=start == _raw(file)).cut(pieces)
+    pieces = _members(file, codec, damage) if codec else _blocks(file)
+    yield from _Cutter(damage, plain=codec is None).cut(pieces)
 
 
 def _raw(file: BinaryIO) -> bytes:
     file.seek(0)
-    start = file.read(512)
-    file.seek(0)
-    return start
+    return file.read(512)
 
 
-def _is_zstd(start: bytes) -> bool:
-    return start.startswith(ZSTD) or _SKIPPABLE.match(start) is not None
+def _codec(start: bytes) -> _Gzip | _Zstd | None:
+    if start.startswith(GZIP):
+        return _Gzip()
+    return _Zstd() if start.startswith(ZSTD) or _SKIPPABLE.match(start) else None
+
+
+def _buried(file: BinaryIO, start: bytes) -> _Gzip | None:
+    """Return the codec of a file whose first bytes are damaged but that holds gzip members further on."""
+    if _begins(start.lstrip(b"\r\n")) or not start:
+        return None
+    codec = _Gzip()
+    at = _search(file, 1, codec)
+    file.seek(at)
+    return codec if file.read(1) else None
+
+
+def _first(file: BinaryIO, codec: _Gzip | _Zstd) -> bytes:
+    """Return the first bytes of the content of a compressed file."""
+    pieces = _members(file, codec, lambda *_: None)
+    return next((piece.data[:512] for piece in pieces if piece.data), b"")
+
+
+def _begins(content: bytes) -> bool:
+    return content.startswith(_WARC) or _ARC.match(content) is not None
 
 
 # Bytes to pieces
@@ -124,11 +142,8 @@ def _blocks(file: BinaryIO) -> Iterator[_Piece]:
         offset += len(data)
 
 
-def _members(file: BinaryIO, damage: Damage) -> Iterator[_Piece]:
+def _members(file: BinaryIO, codec: _Gzip | _Zstd, damage: Damage) -> Iterator[_Piece]:
     """Yield the inflated pieces of each gzip member or zstd frame; what is neither is reported and passed over."""
-    file.seek(0)
-    start = file.read(4)
-    codec: _Gzip | _Zstd = _Gzip() if start.startswith(GZIP) else _Zstd()
     offset = 0
     while True:
         file.seek(offset)
@@ -155,7 +170,7 @@ def _rest(file: BinaryIO) -> bool:
     return False
 
 
-def _member(file: BinaryIO, offset: int, codec: _Gzip | _Zstd) -> Iterator[_Piece]:  # type: ignore[misc]
+def _member(file: BinaryIO, offset: int, codec: _Gzip | _Zstd) -> Generator[_Piece, None, int]:
     """Yield one member's pieces and return its size in the file, 0 where it is damaged."""
     file.seek(offset)
     decoder, first = codec.decoder(), True
@@ -171,7 +186,7 @@ def _member(file: BinaryIO, offset: int, codec: _Gzip | _Zstd) -> Iterator[_Piec
         while True:
             try:
                 data = decoder.decompress(chunk, _BLOCK)
-            except (igzip_lib.IsalError, zstandard.ZstdError, MemoryError) as error:
+            except _BROKEN as error:
                 yield _Piece(offset, b"", first, False, f"damaged {codec.name}: {error}")
                 return 0
             chunk = b""
@@ -201,7 +216,7 @@ def _search(file: BinaryIO, offset: int, codec: _Gzip | _Zstd) -> int:
         block += fresh
         at = block.find(codec.magic)
         while at >= 0:
-            if _begins(file, block_start + at, codec):
+            if _begins(_peek(file, block_start + at, codec)):
                 return block_start + at
             at = block.find(codec.magic, at + 1)
         file.seek(block_start + len(block))
@@ -209,13 +224,13 @@ def _search(file: BinaryIO, offset: int, codec: _Gzip | _Zstd) -> int:
         block = block[-keep:]
 
 
-def _begins(file: BinaryIO, offset: int, codec: _Gzip | _Zstd) -> bool:
+def _peek(file: BinaryIO, offset: int, codec: _Gzip | _Zstd) -> bytes:
+    """Return the first inflated bytes of what may be a member, b"" where it is none."""
     file.seek(offset)
     try:
-        start = codec.decoder().decompress(file.read(_BLOCK), 512)
-    except (igzip_lib.IsalError, zstandard.ZstdError, MemoryError):
-        return False
-    return start.startswith(_WARC) or _ARC.match(start) is not None
+        return bytes(codec.decoder().decompress(file.read(_WINDOW), 512))
+    except _BROKEN:
+        return b""
 
 
 class _Gzip:
@@ -249,7 +264,7 @@ class _Zstd:
         if offset == 0 and start.startswith(_DICTIONARY):
             data = file.read(min(size, MAX_RECORD))
             if data.startswith(ZSTD):
-                data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+                data = zstandard.ZstdDecompressor().stream_reader(data).read(MAX_RECORD)
             self._options["dict_data"] = zstandard.ZstdCompressionDict(data)
         return 8 + size
 
@@ -258,20 +273,18 @@ class _ZstdDecoder:
     """One zstd frame behind the interface of isal's decompressor, output bounded too."""
 
     def __init__(self, context: zstandard.ZstdDecompressor) -> None:
-        self._context = context
-        self._frame = context.decompressobj(write_size=_BLOCK)
+        self._frame = context.decompressobj()
         self._waiting = b""
         self.eof, self.needs_input, self.unused_data = False, True, b""
 
     def decompress(self, data: bytes, limit: int) -> bytes:
-        """Inflate at most a step of input: zstd's largest block of 128 KiB bounds what comes of it."""
+        """Inflate a step of the input: blocks of at least 4 bytes and at most 128 KiB bound what comes of it."""
         waiting = self._waiting + data
-        step = waiting[:_WINDOW]
-        made = self._frame.decompress(step) if step else b""
+        made = self._frame.decompress(waiting[:_STEP]) if waiting else b""
         self.eof = self._frame.eof
-        self._waiting = b"" if self.eof else waiting[_WINDOW:]
+        self._waiting = b"" if self.eof else waiting[_STEP:]
         if self.eof:
-            self.unused_data = self._frame.unused_data + waiting[_WINDOW:]
+            self.unused_data = self._frame.unused_data + waiting[_STEP:]
         self.needs_input = not self._waiting
         return made
 
@@ -279,22 +292,15 @@ class _ZstdDecoder:
 # Pieces to records
 
 
-@dataclass(slots=True)
 class _Cutter:
     """Cuts a stream of pieces into records, and finds the next record after damage."""
 
-    damage: Damage
-    plain: bool
-    _buffer: bytearray
-    _marks: list[tuple[int, int]]  # (place in the buffer, offset in the file) where members begin
-    _lost: bool  # whether the damage at hand is reported and the next record is being looked for
-
     def __init__(self, damage: Damage, *, plain: bool) -> None:
         self.damage, self.plain = damage, plain
-        self._reset()
-
-    def _reset(self) -> None:
-        self._buffer, self._marks, self._lost = bytearray(), [], False
+        self._buffer = bytearray()
+        self._marks: list[tuple[int, int]] = []  # (place in the buffer, offset in the file) where members begin
+        self._lost = False  # the damage at hand is reported, and the next record is being looked for
+        self._rest = 0  # the place in the buffer from which on bytes are still needed
 
     def cut(self, pieces: Iterator[_Piece]) -> Iterator[Record]:
         """Yield the whole records of the stream."""
@@ -309,8 +315,7 @@ class _Cutter:
             yield from self._records(closed=piece.last)
             if piece.fault:
                 self.damage(piece.offset, piece.fault)
-                self._reset()
-                self._lost = True
+                self._buffer, self._marks, self._lost = bytearray(), [], True
         yield from self._records(closed=True, ended=True)
 
     def _records(self, *, closed: bool, ended: bool = False) -> Iterator[Record]:
@@ -322,43 +327,30 @@ class _Cutter:
                 yield record
         self._forget(self._rest)
 
-    _rest: int = 0
-
     def _next(self, at: int, closed: bool, ended: bool) -> tuple[int, Record | None] | None:
         """Return where to go on and the record before it, if that was one; None where more bytes are needed."""
         buffer = self._buffer
-        while at < len(buffer) and buffer[at] in b"\r\n":
-            at += 1
+        at = _blank(buffer, at)
         self._rest = at
         if at == len(buffer) or (len(buffer) - at < len(_WARC) and not ended):
             return None
         if not buffer.startswith(_WARC, at):
             return self._skip(at, at, "no WARC record begins here", ended)
-        head = buffer.find(_HEADER_END, at, at + MAX_HEADER)
-        if head < 0:
+        head = buffer.find(_HEADER_END, at, at + MAX_HEADER) + len(_HEADER_END)
+        if head < len(_HEADER_END):
             if len(buffer) - at < MAX_HEADER and not ended:
                 return None
-            return self._skip(at, at + 1, "the file ends inside a header" if ended else "header too long", ended)
-        head += len(_HEADER_END)
-        length = _LENGTH.search(buffer, at, head)
-        if length is None:
-            return self._skip(at, head, "a record without a valid Content-Length", ended)
-        size = int(length.group(1))
-        if size > MAX_RECORD:
-            return self._skip(at, head, f"a record of {size} bytes, over the limit of {MAX_RECORD}", ended)
-        return self._close(at, head, head + size, closed, ended)
+            return self._skip(at, at + 1, "a record header without an end", ended)
+        size, fault = _size(buffer, at, head)
+        return self._skip(at, head, fault, ended) if fault else self._close(at, head, head + size, closed, ended)
 
-    def _close(
-        self, at: int, head: int, stop: int, closed: bool, ended: bool
-    ) -> tuple[int, Record | None] | None:
+    def _close(self, at: int, head: int, stop: int, closed: bool, ended: bool) -> tuple[int, Record | None] | None:
         buffer = self._buffer
         if any(at < mark < stop and buffer.startswith(_WARC, mark) for mark, _ in self._marks):
             return self._skip(at, head, "Content-Length leads past the next record", ended)
         if len(buffer) < stop:
             return self._skip(at, head, "the file ends inside a record", ended) if ended else None
-        after = stop
-        while after < len(buffer) and buffer[after] in b"\r\n":
-            after += 1
+        after = _blank(buffer, stop)
         whole = after == len(buffer) and (closed or ended)
         if not whole and len(buffer) - after < len(_WARC) and not ended:
             return None
@@ -375,7 +367,7 @@ class _Cutter:
         if not self._lost:
             self.damage(self._offset(at), what)
             self._lost = True
-        found = _NEXT.search(self._buffer, max(search - 1, 0))
+        found = _NEXT.search(self._buffer, search)
         starts = [mark for mark, _ in self._marks if mark >= search and self._buffer.startswith(_WARC, mark)]
         if found:
             starts.append(found.start())
@@ -397,6 +389,21 @@ class _Cutter:
             del self._buffer[:at]
 
 
+def _size(buffer: bytearray, at: int, head: int) -> tuple[int, str]:
+    """Return the Content-Length of the header in buffer[at:head], and what is wrong with it or ""."""
+    length = _LENGTH.search(buffer, at, head)
+    if length is None:
+        return 0, "a record without a valid Content-Length"
+    size = int(length.group(1))
+    return size, f"a record of {size} bytes, over the limit of {MAX_RECORD}" if size > MAX_RECORD else ""
+
+
+def _blank(buffer: bytearray, at: int) -> int:
+    """Return the place behind the line ends that begin here."""
+    found = _BLANK.match(buffer, at)
+    return found.end() if found else at
+
+
 def _single(piece: _Piece) -> Record | None:
     """Return the record of a member that holds exactly one: the usual case, and the fast one."""
     data = piece.data
@@ -412,10 +419,10 @@ def _single(piece: _Piece) -> Record | None:
 # ARC
 
 
-def _arc(file: BinaryIO, damage: Damage) -> Iterator[Record]:
+def _arc(file: BinaryIO, codec: _Gzip | _Zstd | None, damage: Damage) -> Iterator[Record]:
     """Yield an ARC's documents as response records; warcio reads them, member by member where compressed."""
-    if _raw(file).startswith(GZIP):
-        for offset, data in _whole(_members(file, damage), damage):
+    if codec:
+        for offset, data in _whole(_members(file, codec, damage), damage):
             yield from _arc_records(io.BytesIO(data), offset, damage, plain=False)
     else:
         file.seek(0)
@@ -451,5 +458,5 @@ def _arc_records(file: BinaryIO, offset: int, damage: Damage, *, plain: bool) ->
                 damage(at, f"an ARC document of {record.length} bytes is cut, or over the limit of {MAX_RECORD}")
             elif record.rec_type == "response":
                 yield Record(at, record.rec_headers.to_str().encode("utf-8", "replace") + b"\r\n\r\n", body)
-    except Exception as error:  # noqa: BLE001 - warcio raises whatever its parsers raise
+    except Exception as error:  # warcio raises whatever its parsers raise
         damage(at, f"damaged ARC: {error}")

@@ -17,7 +17,7 @@ IMAGE = "IMG@/src"
 _IMAGE, _LANGUAGES, _ENVELOPE = IMAGE.encode(), b"languages-cld2", b'"Envelope"'
 
 
-class NoEnvelope(ValueError):
+class EnvelopeError(ValueError):
     """The JSON is broken or is no WAT envelope; the text says which."""
 
 
@@ -81,10 +81,10 @@ _DECODER = msgspec.json.Decoder(_Wat)
 def event(offset: int, body: bytes) -> Page | Note | None:
     """Return what one envelope says: a page with images, a note on a page's language, or nothing of use.
 
-    `offset` is the record's, in bytes. Raises NoEnvelope where the JSON can not be read at all.
+    `offset` is the record's, in bytes. Raises EnvelopeError where the JSON can not be read at all.
     """
     if _ENVELOPE not in body or not body.rstrip().endswith(b"}"):
-        raise NoEnvelope("the JSON is no WAT envelope")
+        raise EnvelopeError("the JSON is no WAT envelope")
     if _IMAGE not in body and _LANGUAGES not in body:
         return None
     envelope = _decode(body).envelope
@@ -124,12 +124,12 @@ def _lenient(body: bytes) -> _Wat:
     try:
         value = json.loads(body)
     except UnicodeDecodeError:
-        raise NoEnvelope("the JSON is not valid UTF-8") from None
+        raise EnvelopeError("the JSON is not valid UTF-8") from None
     except (ValueError, RecursionError):
-        raise NoEnvelope("the JSON is broken") from None
+        raise EnvelopeError("the JSON is broken") from None
     wat = _convert(value, _Wat)
     if not isinstance(wat, _Wat):
-        raise NoEnvelope("the JSON is no WAT envelope")
+        raise EnvelopeError("the JSON is no WAT envelope")
     return wat
 
 

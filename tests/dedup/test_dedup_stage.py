@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from toolkit.config.config import check
+from toolkit.data import features
+from toolkit.dedup.living import living, windows
+from toolkit.errors import UserError, WorkError
+from toolkit.run.plain import run_stage
+
+
+def write(path: Path, rows: np.ndarray, ids: np.ndarray) -> Path:
+    sink = io.BytesIO()
+    features.write(sink, ids=ids, image=[rows], dim=rows.shape[1])
+    path.write_bytes(sink.getvalue())
+    return path
+
+
+def run(stage: str, inputs: list[Path], **dedup: object) -> tuple[list[dict], dict[str, int]]:
+    config = check({"input": {"kind": "table", "paths": ["-"]}, "dedup": dedup}, "test")
+    output = inputs[0].parent / f"{stage}.parquet"
+    task = run_stage(stage, inputs, output, config)
+    found = pq.read_table(output).to_pylist()
+    output.unlink()
+    return found, dict(task.books.drops)
+
+
+@pytest.fixture
+def three(tmp_path, made):
+    """Two files and an empty one: sets {0, 2, 5} and {1, 4}, row 3 alone, row 6 zero; ids descend."""
+    rng = np.random.default_rng(11)
+    base = made.scattered(rng, 3, 32).astype(np.float64)
+    rows = made.unit(base[[0, 1, 0, 2, 1, 0, 0]] + 0.03 * rng.standard_normal((7, 32)))
+    rows[6] = 0
+    ids = np.zeros((7, 16), dtype=np.uint8)
+    ids[:, 0] = np.arange(70, 0, -10)
+    paths = [
+        write(tmp_path / "a.h5", rows[:3], ids[:3]),
+        write(tmp_path / "b.h5", rows[:0], ids[:0]),
+        write(tmp_path / "c.h5", rows[3:], ids[3:]),
+    ]
+    return paths, features.unpacked(ids)
+
+
+@pytest.mark.parametrize(("stage", "step"), [("dedup", "dedup.batch"), ("merge", "merge.global")])
+def test_one_row_of_each_set_stays_over_all_inputs(three, stage, step):
+    paths, ids = three
+    found, drops = run(stage, paths, keep="first")
+    assert [row["id"] for row in found] == ids
+    assert [row["set"] for row in found] == [ids[i] for i in (5, 4, 5, 3, 4, 5, 6)]
+    assert [row["size"] for row in found] == [3, 2, 3, 1, 2, 3, 1]
+    assert [row["dropped"] for row in found] == [step, step, step, None, None, None, "embed.invalid"]
+    assert drops == {step: 3, "embed.invalid": 1}
+    assert [row["distance"] > 0 for row in found] == [True, True, True, False, True, True, False]
+
+
+def test_the_nearest_to_the_centroid_stays(three):
+    found, _ = run("dedup", three[0])
+    trio = [found[i] for i in (0, 2, 5)]
+    assert [row["id"] for row in trio if row["dropped"] is None] == [min(trio, key=lambda r: r["distance"])["id"]]
+
+
+@pytest.mark.parametrize(("stage", "scope"), [("dedup", "global"), ("merge", "batch")])
+def test_a_scope_that_is_not_run_leaves_every_pair_alone(three, stage, scope):
+    paths, ids = three
+    found, drops = run(stage, paths, scope=scope)
+    alone = [{"id": i, "set": i, "size": 1, "distance": 0.0, "dropped": None} for i in ids]
+    assert found == alone
+    assert drops == {}
+
+
+def test_features_of_two_encoders_are_refused(tmp_path, made):
+    rng = np.random.default_rng(12)
+    ids = made.some_ids(rng, 2)
+    paths = [write(tmp_path / f"{dim}.h5", made.scattered(rng, 2, dim), ids) for dim in (8, 16)]
+    with pytest.raises(UserError, match=r"shard 1 have 16 values a row, those before it 8"):
+        run("dedup", paths)
+
+
+def test_living_rows_are_found_in_order(made):
+    stored = made.some_ids(np.random.default_rng(13), 50)
+    stored[:, 8:] = 0  # ids that end in zeros
+    assert living(stored, stored[[3, 4, 20, 49]], 0).tolist() == [3, 4, 20, 49]
+    assert living(stored, stored, 0).tolist() == list(range(50))
+    assert living(stored, stored[:0], 0).tolist() == []
+
+
+@pytest.mark.parametrize("change", [lambda ids: ids[::-1], lambda ids: ids ^ 1])
+def test_features_of_another_run_are_refused(made, change):
+    stored = made.some_ids(np.random.default_rng(14), 5)
+    with pytest.raises(WorkError, match=r"shard 7.*not of one run"):
+        living(stored, change(stored[1:4]), 7)
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_windows_read_only_what_is_wanted(size):
+    numbers = np.array([0, 1, 9, 40, 41])
+    seen = [start + row for start, _, wanted in windows(numbers, size) for row in wanted.tolist()]
+    assert seen == numbers.tolist()
+    assert all(stop <= 42 and stop - start <= size for start, stop, _ in windows(numbers, size))
