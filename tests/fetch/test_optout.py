@@ -34,7 +34,16 @@ def test_header_refuses(headers: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [[], [""], ["all"], ["otherbot: noai"], ["otherbot: nofollow, noai"], ["nofollow"], ["noaix"], ["max-image-preview: none"]],
+    [
+        [],
+        [""],
+        ["all"],
+        ["otherbot: noai"],
+        ["otherbot: nofollow, noai"],
+        ["nofollow"],
+        ["noaix"],
+        ["max-image-preview: none"],
+    ],
 )
 def test_header_does_not_refuse(headers: list[str]) -> None:
     assert not refuses(headers, VALUES)
@@ -44,13 +53,16 @@ def test_only_configured_values_refuse() -> None:
     assert not refuses(["noindex"], ["noai"])
 
 
-@pytest.mark.parametrize("text", ["", "<html>no rules</html>", "User-agent: *\nDisallow:\n", "User-agent: x\nDisallow: /"])
+@pytest.mark.parametrize(
+    "text", ["", "<html>no rules</html>", "User-agent: *\nDisallow:\n", "User-agent: x\nDisallow: /"]
+)
 def test_robots_that_allow_us_all_are_null(text: str) -> None:
     assert rules(text) is None
 
 
 def test_our_group_wins_over_the_one_for_all() -> None:
-    text = "\ufeffUser-agent: *\nDisallow: /\n\nUser-Agent: x\nUser-agent: Danqing-Toolkit/1.0\nDisallow: /no # why\nAllow: /no/yes\n"
+    text = "\ufeffUser-agent: *\nDisallow: /\n\nUser-Agent: x\nUser-agent: Danqing-Toolkit/1.0\n"
+    text += "Disallow: /no # why\nAllow: /no/yes\n"
     kept = rules(text)
     assert kept == "User-agent: *\nDisallow: /no\nAllow: /no/yes\n"
     assert allows(kept, "http://a.test/else.jpg")

@@ -22,10 +22,12 @@ class Fetch(Section):
     `resolve` targets are loopback addresses; every other host is then refused as blocked_address."""
 
     resolve: dict[str, str] = local(default_factory=dict)
-    """Host pattern -> address:port, like curl --connect-to; the only exception to the address guard."""
+    """Host pattern -> address:port, like curl --connect-to; the only exception to the address guard. * stands for any
+    characters, the first pattern that fits counts, and literal addresses fit none."""
 
     timeout_s: float = Field(20.0, gt=0)
-    """Longest time for one image from first look-up to last byte, redirects included."""
+    """Longest time for one image from first look-up to last byte, redirects and further tries included; waiting for a
+    turn (concurrency, per_host) does not count."""
 
     connect_s: float = Field(5.0, gt=0)
     """Longest time for one connection, TLS included."""

@@ -39,9 +39,9 @@ class Forest:
     def union(self, left: Rows, right: Rows) -> None:
         """Join the sets of left[i] and right[i] for all i at once.
 
-        Each round hooks every root that an edge shows a smaller root for to the smallest such root, then goes
-        on with the edges that still join two sets. Hooked roots point to smaller roots, so no cycle can
-        arise.
+        Each round hooks every root that an edge shows a smaller root for, to the smallest such root (so a star takes
+        two rounds and not one an arm), then goes on with the edges that still join two sets. Hooked roots point to
+        smaller roots, so no cycle can arise.
         """
         left, right = self.find(left), self.find(right)
         while True:

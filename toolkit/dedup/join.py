@@ -1,19 +1,18 @@
 """The exact join: every pair of rows with `1 - cos < distance`, united in a forest tile by tile.
 
-Each tile of two blocks is screened by one float32 matrix product. The screen's error has a proven bound
-(`margin`), so scores above the band are edges, scores below are not, and only those inside are decided by
-integers (exact.py). Nothing is missed, nothing invented, and the sets do not depend on block size, threads or
-BLAS.
+Each tile of two blocks is screened by one float32 matrix product. The screen's error has a proven bound (`margin`), so
+scores above the band are edges, scores below are not, and only those inside are decided by integers (exact.py).
+Nothing is missed, nothing invented, and the sets do not depend on block size, threads or BLAS.
 
-Memory: the caller's float16 rows, 8 bytes a row for squares, 8 for row numbers, two float32 blocks and one
-tile. Edges live for one piece of a tile only. Work: n^2 d FLOP over the rows that differ in at least one
-byte.
+Memory: the caller's float16 rows, some 40 bytes a row for squares, twins and the forest, PANEL_BLOCKS + 1 blocks of
+6 bytes a value, and one tile. Edges live for one piece of a tile only. Work: n^2 d FLOP over the n rows that differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import TypeAlias
 
 import numpy as np
@@ -24,7 +23,8 @@ from toolkit.dedup.forest import Forest
 
 Single: TypeAlias = npt.NDArray[np.float32]
 
-BLOCK_ROWS = 2048  # a tile of 2048 x 2048 float32 is 16 MiB; larger blocks gained nothing measurable
+BLOCK_ROWS = 2048  # a tile of 2048 x 2048 float32 is 16 MiB
+PANEL_BLOCKS = 8  # blocks held while the others pass by: making a block costs a tenth of one of its tiles
 PIECE_PAIRS = 1 << 18  # scores of a tile looked at together: bounds the edges that exist at one time
 HASH_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no power of it is zero modulo 2^64
 
@@ -136,13 +136,17 @@ def twins(rows: Half) -> Int:
 
 
 def join(blocks: Blocks, distance: float, forest: Forest, advance: Callable[[int], None] = _ignore) -> None:
-    """Unite all rows that have an edge, by the upper triangle of tiles; `advance` hears of each finished block."""
-    for i in range(len(blocks)):
-        left = blocks[i]
-        tile(left, left, distance, forest)
-        for j in range(i + 1, len(blocks)):
-            tile(left, blocks[j], distance, forest)
-        advance(len(left))
+    """Unite all rows that have an edge, by the upper triangle of tiles; `advance` hears of each finished panel."""
+    for start in range(0, len(blocks), PANEL_BLOCKS):
+        end = min(start + PANEL_BLOCKS, len(blocks))
+        panel = [blocks[i] for i in range(start, end)]
+        for left, right in combinations_with_replacement(panel, 2):
+            tile(left, right, distance, forest)
+        for j in range(end, len(blocks)):
+            right = blocks[j]
+            for left in panel:
+                tile(left, right, distance, forest)
+        advance(sum(map(len, panel)))
 
 
 def tile(left: Block, right: Block, distance: float, forest: Forest) -> None:

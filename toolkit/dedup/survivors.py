@@ -101,7 +101,7 @@ def _nano(rows: Int, sets: Int, squares: Float, take: Callable[[Int], Half]) -> 
 
 def _choose(rows: Int, sets: Int, nano: Int, ids: npt.NDArray[np.uint8], keep: Literal["centroid", "first"]) -> Int:
     """Return for each member the row that survives its set; equal ids, which no run has, go by row number."""
-    by_distance = (np.bincount(sets)[sets] > 1) & (keep == "centroid")
+    by_distance = (np.bincount(sets)[sets] > 2) & (keep == "centroid")
     high, low = np.ascontiguousarray(ids).view(">u8").T
     order = np.lexsort((low, high, np.where(by_distance, nano, 0), sets))
     return rows[order[np.flatnonzero(np.diff(sets[order], prepend=-1) != 0)]][sets]

@@ -45,9 +45,10 @@ _TRADITIONAL = str.maketrans(
 SYMBOLS: list[str] = ["✨{}✨", "{}❤️", "🎨{}", "★{}★", "{}🌈🌈", "▶{}◀", "{}👍🏻"]
 
 ENGLISH: list[str] = [
-    "A {c} {s} {p} {t}, a watercolour painting",
-    "Illustration of a {c} {s} and a {oc} {os} {p}",
-    "Free picture: {c} {s} {p} {t}",
+    "A {c} {s} {p} {t}",
+    "A {c} {s} and a {oc} {os}",
+    "Watercolour of a {c} {s} {p}",
+    "Free picture: {c} {s} {p}",
 ]
 
 JAPANESE: list[str] = [
@@ -76,10 +77,11 @@ NOUNLESS: list[str] = [
 ]
 
 # Nouns of the dictionary that occur in no template: each makes a caption of a single rare word.
-RARE: list[str] = (
-    "长颈鹿 萤火虫 大熊猫 变色龙 哈密瓜 发电机 拖拉机 起重机 推土机 博物馆 电风扇 缝纫机 直升机 洗衣机 收音机 电冰箱 计算机 "
-    "摩托车 图书馆 体育馆 水族馆 动物园 植物园 火车站 飞机场 游泳池 照相机 潜水员 宇航员 救护车 电影院 咖啡馆 胡萝卜"
-).split()
+RARE: list[str] = [
+    "长颈鹿", "萤火虫", "大熊猫", "变色龙", "哈密瓜", "发电机", "拖拉机", "起重机", "推土机", "博物馆", "电风扇",
+    "缝纫机", "直升机", "洗衣机", "收音机", "电冰箱", "计算机", "摩托车", "图书馆", "体育馆", "水族馆", "动物园",
+    "植物园", "火车站", "飞机场", "游泳池", "照相机", "潜水员", "宇航员", "救护车", "电影院", "咖啡馆", "胡萝卜",
+]  # fmt: skip
 
 # A mild term of the built-in lexicon, in posters against it.
 UNSAFE: list[str] = [

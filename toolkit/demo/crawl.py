@@ -16,8 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby, tee
-from operator import itemgetter
+from itertools import groupby
 from typing import IO, Any
 
 from toolkit.demo import plan
@@ -78,10 +77,16 @@ def make(
 def _shares(pages: Iterator[plan.Page], pairs: int) -> Iterator[Iterator[plan.Page]]:
     """Cut the pages into files of about 5,000 pairs, at least four files."""
     files = max(LEAST_FILES, -(-pairs // PAIRS_PER_FILE))
-    before = accumulate((len(page.pairs) for page in (tees := tee(pages))[0]), initial=0)
-    numbered = ((first * files // pairs, page) for first, page in zip(before, tees[1], strict=False))
-    for _, group in groupby(numbered, key=itemgetter(0)):
+    for _, group in groupby(_numbered(pages), key=lambda item: item[0] * files // pairs):
         yield (page for _, page in group)
+
+
+def _numbered(pages: Iterator[plan.Page]) -> Iterator[tuple[int, plan.Page]]:
+    """Give each page the number of pairs before it."""
+    before = 0
+    for page in pages:
+        yield before, page
+        before += len(page.pairs)
 
 
 def _count(summary: Summary, page: plan.Page) -> None:

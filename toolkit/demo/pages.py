@@ -74,38 +74,63 @@ def document(page: Page) -> Document:
     home, gallery, contact, site = _LABELS[page.language]
     text = _sentences(page)
     title = f"{text[0]} - {site}"
-    metas: list[Json] = [{"charset": page.charset}, {"name": "description", "content": text[1]}]
     head = [Link(path="LINK@/href", url="/style.css", more=(("rel", "stylesheet"), ("type", "text/css")))]
     scripts = [Link(path="SCRIPT@/src", url="/site.js", more=(("type", "text/javascript"),))]
-    menu = [("/", home), ("/gallery/", gallery), ("/contact.html", contact)]
-    links = [Link(path="A@/href", url=url, more=(("text", label),)) for url, label in menu]
-    links.append(Link(path="IMG@/src", url="/static/logo.png"))
-    body = [f"<nav>{''.join(f'<a href="{url}">{label}</a> ' for url, label in menu)}</nav>"]
-    body.append(f'<img src="/static/logo.png"><h1>{html.escape(text[0], quote=False)}</h1>')
-    for number, pair in enumerate(page.pairs):
-        detail = f"/detail/{page.number}-{number}.html"
-        links.append(Link(path="A@/href", url=detail))
-        links.append(Link(path="IMG@/src", url=pair.src, more=(("alt", pair.alt),)))
-        image = f'<img src="{html.escape(pair.src)}" alt="{html.escape(pair.alt)}">'
-        body.append(f'<figure><a href="{detail}">{image}</a></figure>')
-    links.append(Link(path="IMG@/src", url=PLACEHOLDER, more=(("alt", gallery),)))
-    body.append(f'<img src="{PLACEHOLDER}" alt="{gallery}">')
-    body += [f"<p>{html.escape(sentence, quote=False)}</p>" for sentence in text[1:]]
+    menu = [_anchor("/", home), _anchor("/gallery/", gallery), _anchor("/contact.html", contact)]
+    logo, waiting = _image("/static/logo.png"), _image(PLACEHOLDER, gallery)
+    figures = [
+        (_anchor(f"/detail/{page.number}-{number}.html"), _image(pair.src, pair.alt))
+        for number, pair in enumerate(page.pairs)
+    ]
+    body = [
+        f"<nav>{''.join(map(_tag, menu))}</nav>",
+        f"{_tag(logo)}<h1>{html.escape(text[0], quote=False)}</h1>",
+        *(f"<figure>{_tag(anchor, _tag(image))}</figure>" for anchor, image in figures),
+        _tag(waiting),
+        *(f"<p>{html.escape(sentence, quote=False)}</p>" for sentence in text[1:]),
+    ]
+    return Document(
+        markup=_markup(page, title, text[1], [*head, *scripts], body),
+        title=title,
+        metas=[{"charset": page.charset}, {"name": "description", "content": text[1]}],
+        head=head,
+        scripts=scripts,
+        links=[*menu, logo, *(link for figure in figures for link in figure), waiting],
+    )
+
+
+def _anchor(url: str, text: str | None = None) -> Link:
+    return Link(path="A@/href", url=url, more=() if text is None else (("text", text),))
+
+
+def _image(url: str, alt: str | None = None) -> Link:
+    return Link(path="IMG@/src", url=url, more=() if alt is None else (("alt", alt),))
+
+
+def _tag(link: Link, inside: str = "") -> str:
+    """Return a link as HTML; the attribute "text" of WAT is what stands inside the tag."""
+    name, attribute = link.path.lower().split("@/")
+    fields = {attribute: link.url, **{key: value for key, value in link.more if key != "text"}}
+    attributes = "".join(f' {key}="{html.escape(value)}"' for key, value in fields.items())
+    start = f"<{name}{attributes}>"
+    inside = inside or html.escape(dict(link.more).get("text", ""), quote=False)
+    return start if name in ("img", "link") else f"{start}{inside}</{name}>"
+
+
+def _markup(page: Page, title: str, description: str, head: list[Link], body: list[str]) -> str:
     base = "" if page.base is None else f'<base href="{page.base}">'
     lines = [
         "<!DOCTYPE html>",
         f'<html lang="{_CODES[page.language][0]}">',
         f'<head><meta charset="{page.charset}">{base}<title>{html.escape(title, quote=False)}</title>',
-        f'<meta name="description" content="{html.escape(text[1])}">',
-        '<link href="/style.css" rel="stylesheet" type="text/css">',
-        '<script src="/site.js" type="text/javascript"></script></head>',
+        f'<meta name="description" content="{html.escape(description)}">',
+        *map(_tag, head),
+        "</head>",
         "<body>",
         *body,
         "</body></html>",
     ]
-    return Document(
-        markup="\n".join(lines) + "\n", title=title, metas=metas, head=head, scripts=scripts, links=links
-    )
+    return "\n".join(lines) + "\n"
 
 
 def _sentences(page: Page) -> list[str]:
@@ -286,9 +311,7 @@ def _metadata(page: Page, info: str, fetch_ms: int, text_bytes: int) -> Record:
     block = "".join(f"{name}: {value}\r\n" for name, value in remarks).encode() + b"\r\n"
     described = {
         "Actual-Content-Type": "application/metadata-fields",
-        "WARC-Metadata-Metadata": {
-            "Metadata-Records": [{"Name": name, "Value": value} for name, value in remarks]
-        },
+        "WARC-Metadata-Metadata": {"Metadata-Records": [{"Name": name, "Value": value} for name, value in remarks]},
     }
     headers = [
         *_opening(page, "metadata", len(block)),
@@ -335,9 +358,7 @@ def _warcinfo(name: str, info: str) -> Record:
         ("WARC-Filename", name),
         ("WARC-Block-Digest", digest(block)),
     ]
-    return Record(
-        headers, block, {"Actual-Content-Type": "application/warc-fields", "WARC-Info-Metadata": fields}
-    )
+    return Record(headers, block, {"Actual-Content-Type": "application/warc-fields", "WARC-Info-Metadata": fields})
 
 
 def _wat_info(name: str, key: str) -> Record:

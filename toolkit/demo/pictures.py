@@ -261,8 +261,8 @@ def _watermarked(scene: Scene) -> bytes:
     left, top = image.width - 3 * side, image.height - side - 6
     ink = ImageDraw.Draw(image)
     for row, wide in ((4, 5), (7, 3)):
-        bar = (left + side + 4, top + side * row // 12, left + side + 4 + side * wide // 4, top + side * (row + 2) // 12)
-        ink.rectangle(bar, fill=INKS["w"])
+        x, y = left + side + 4, top + side * row // 12
+        ink.rectangle((x, y, x + side * wide // 4, y + side // 6), fill=INKS["w"])
     _place(image, STAR, INKS["w"], side, (left + side // 2, top + side // 2))
     return jpeg(image)
 

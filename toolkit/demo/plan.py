@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -60,6 +60,9 @@ INSIDE = [
     "http://[::1]:{port}/inside.jpg",
     "http://10.1.2.3/inside.jpg",
 ]
+
+# A small crawl's rare captions: they may fall to text.entropy or stay.
+_UNSURE = replace(BY_NAME["rare"], optional=True)
 
 Answer = dict[str, Any]
 
@@ -159,7 +162,7 @@ def _slots(seed: int, block: int, size: int, rare: bool) -> list[_Slot]:
     kinds[0], kinds[first] = kinds[first], kinds[0]
     return [
         _Slot(
-            kind=kind if rare or kind.name != "rare" else replace(kind, optional=True),
+            kind=kind if rare or kind.name != "rare" else _UNSURE,
             number=number,
             picture=pooled * BLOCK + number,
             scene=scene(seed, pooled * BLOCK + number),
@@ -203,7 +206,7 @@ def _pair(seed: int, block: int, page: Page, slot: _Slot, clean: Sequence[_Slot]
     name = word(15, seed, "url", block, slot.number)
     src = _src(page, slot, name)
     url = urljoin(page.base or page.url, src)
-    original = slot.dice.pick(clean) if slot.kind.name.startswith("dup_") else slot
+    original = _original(seed, block, slot, clean) if slot.kind.name.startswith("dup_") else slot
     answers, file = _answers(slot, original, clean, url, name)
     copied = block >= POOL_BLOCKS and slot.kind.step in (None, "align.band")
     fetched = slot.kind.step in (None, DEDUP, "align.band") or slot.kind.name == "rare"
@@ -213,42 +216,56 @@ def _pair(seed: int, block: int, page: Page, slot: _Slot, clean: Sequence[_Slot]
         src=src,
         alt=_alt(seed, block, slot, original),
         group=f"p{original.picture:06d}" if fetched else None,
-        step=DEDUP if copied else slot.kind.step,
+        step=DEDUP if copied else None if slot.kind is _UNSURE else slot.kind.step,
         expect=BY_NAME["dup_bytes"].expect if copied else slot.kind.expect,
         answers=answers,
         file=file if block < POOL_BLOCKS else None,
     )
 
 
+def _original(seed: int, block: int, slot: _Slot, clean: Sequence[_Slot]) -> _Slot:
+    """Return what a copy is a copy of: mostly of the same block; one in four of the first, which may be in another
+    batch. A later block asks the dice of the block whose files it repeats."""
+    dice = Dice(seed, "original", block % POOL_BLOCKS, slot.number)
+    far = block % POOL_BLOCKS > 0 and dice.below(4) == 0
+    return dice.pick(_clean(seed, 0) if far else clean if block < POOL_BLOCKS else _clean(seed, block))
+
+
+@lru_cache(maxsize=2)
+def _clean(seed: int, block: int) -> list[_Slot]:
+    """Return the clean slots of a whole block."""
+    return [slot for slot in _slots(seed, block, BLOCK, True) if slot.kind.name == "clean"]
+
+
 def _repeat(others: Sequence[Pair], slot: _Slot) -> Pair:
     """Return a second mention of a clean pair of another page, by its full address."""
     first = slot.dice.pick(others)
     kind = slot.kind
-    return Pair(
-        kind=kind, url=first.url, src=first.url, alt=first.alt, group=None, step=kind.step, expect=kind.expect
-    )
+    return Pair(kind=kind, url=first.url, src=first.url, alt=first.alt, group=None, step=kind.step, expect=kind.expect)
+
+
+# Kinds whose addresses say it all: the hosts are hostile, on the blacklist, or closed by robots.txt.
+_ADDRESSES: dict[str, Sequence[str]] = {
+    "hostile_url": HOSTILE,
+    "private_address": PRIVATE,
+    "odd_address": ODD,
+    "bad_host": [f"http://img{n}.ads.example.test/{{}}.jpg" for n in range(9)],
+    "robots": ["http://robots.example.test/{}.jpg", "http://img1.example.test/private/{}.jpg"],
+}
 
 
 def _src(page: Page, slot: _Slot, name: str) -> str:
     """Return the src attribute: special for some kinds, else absolute or relative as the page writes it."""
     dice, kind = slot.dice, slot.kind.name
-    special = {"hostile_url": HOSTILE, "private_address": PRIVATE, "odd_address": ODD}
-    if kind in special:
-        return dice.pick(special[kind]).format(name)
-    if kind == "bad_host":
-        return f"http://img{dice.below(9)}.ads.example.test/{name}.jpg"
-    if kind == "robots":
-        return dice.pick(["http://robots.example.test/{}.jpg", "http://img1.example.test/private/{}.jpg"]).format(name)
-    ending = FILES[kind][0] if kind in FILES else "jpg"
+    if kind in _ADDRESSES:
+        return dice.pick(_ADDRESSES[kind]).format(name)
+    file = f"{name}.{FILES[kind][0] if kind in FILES else 'jpg'}"
     if page.base is not None:
-        return f"{name}.{ending}"
-    way = dice.below(10)
+        return file
+    way, host = dice.below(10), f"img{dice.below(IMAGE_HOSTS)}.example.test/{name[:2]}"
     if way == 0:
-        return f"../images/{name}.{ending}"
-    host = f"img{dice.below(IMAGE_HOSTS)}.example.test"
-    if way == 1:
-        return f"//{host}/{name[:2]}/{name}.{ending}"
-    return f"http://{host}/{name[:2]}/{name}.{ending}"
+        return f"../images/{file}"
+    return f"//{host}/{file}" if way == 1 else f"http://{host}/{file}"
 
 
 def _alt(seed: int, block: int, slot: _Slot, original: _Slot) -> str:
@@ -285,27 +302,35 @@ def _answers(
     slot: _Slot, original: _Slot, clean: Sequence[_Slot], url: str, name: str
 ) -> tuple[list[tuple[str, Answer]], tuple[str, str, Scene] | None]:
     """Return what the server says under the pair's address, and the picture that it needs."""
-    kind, dice = slot.kind, slot.dice
-    if not (urlsplit(url).hostname or "").endswith(".example.test") or not url.startswith("http"):
+    if not url.startswith("http") or not (urlsplit(url).hostname or "").endswith(".example.test"):
         return [], None
-    if kind.name in _REFUSALS:
-        return [(url, _REFUSALS[kind.name](dice, url))], None
-    drawn = kind.name if kind.name in FILES else "original"
-    if kind.name == "dup_bytes":
-        return [(url, _sends(_file(original, "original")))], None
-    if kind.name == "opt_out":
-        header = {"X-Robots-Tag": dice.pick(["noai", "noimageai", "noindex", "none"])}
-        return [(url, {**_sends(_file(clean[0], "original")), "headers": header})], None
-    if not _may_arrive(kind):
-        return [(url, _sends(_file(clean[0], "original")))], None
+    if not _may_arrive(slot.kind):
+        return [(url, _refusal(slot, clean[0], url))], None
+    drawn = slot.kind.name if slot.kind.name in FILES else "original"
     file = _file(original, drawn)
-    task = (file, drawn, original.scene)
-    if kind.name == "redirect":
-        return [(url, {"status": dice.pick([301, 302]), "location_file": file})], task
-    if kind.name == "moved":
+    return _served(slot, url, name, file), (file, drawn, original.scene)
+
+
+def _served(slot: _Slot, url: str, name: str, file: str) -> list[tuple[str, Answer]]:
+    """Return the answers that lead to a picture, straight or by a redirect."""
+    dice = slot.dice
+    if slot.kind.name == "redirect":
+        return [(url, {"status": dice.pick([301, 302]), "location_file": file})]
+    if slot.kind.name == "moved":
         there = f"http://img{dice.below(IMAGE_HOSTS)}.example.test/moved/{name}.jpg"
-        return [(url, {"status": dice.pick([302, 307, 308]), "location": there}), (there, _sends(file))], task
-    return [(url, _sends(file))], task
+        return [(url, {"status": dice.pick([302, 307, 308]), "location": there}), (there, _sends(file))]
+    return [(url, _sends(file))]
+
+
+def _refusal(slot: _Slot, stand_in: _Slot, url: str) -> Answer:
+    """Return the answer for a pair that should never arrive; where nobody should ask, some picture."""
+    dice, kind = slot.dice, slot.kind.name
+    if kind in _REFUSALS:
+        return _REFUSALS[kind](dice, url)
+    answer = _sends(_file(stand_in, "original"))
+    if kind == "opt_out":
+        answer["headers"] = {"X-Robots-Tag": dice.pick(["noai", "noimageai", "noindex", "none"])}
+    return answer
 
 
 def _may_arrive(kind: Kind) -> bool:

@@ -67,10 +67,6 @@ def _paint(zh: str, en: str, ja: str, rgb: Colour) -> Paint:
     return Paint(Name(zh=zh, en=en, ja=ja), rgb)
 
 
-def _place(zh: str, en: str, ja: str, sky: Colour, ground: Colour, detail: str) -> Place:
-    return Place(Name(zh=zh, en=en, ja=ja), sky, ground, detail)
-
-
 SUBJECTS: list[Subject] = [
     _subject(
         "房子", "座", "house", "家",
@@ -232,16 +228,16 @@ PAINTS: list[Paint] = [
 ]
 
 PLACES: list[Place] = [
-    _place("海边", "by the sea", "海辺", (150, 204, 236), (46, 120, 176), "waves"),
-    _place("草原", "on the grassland", "草原", (164, 210, 240), (104, 168, 72), "grass"),
-    _place("沙漠", "in the desert", "砂漠", (244, 208, 156), (216, 168, 96), "dunes"),
-    _place("雪地", "in the snow", "雪原", (172, 196, 222), (232, 238, 246), "snow"),
-    _place("城市", "in the city", "都会", (186, 190, 214), (112, 112, 124), "skyline"),
-    _place("森林", "in the forest", "森", (176, 214, 196), (98, 140, 88), "pines"),
-    _place("花园", "in the garden", "庭園", (206, 222, 240), (120, 172, 96), "blossoms"),
-    _place("湖边", "by the lake", "湖畔", (196, 214, 236), (88, 150, 178), "ripples"),
-    _place("田野", "in the fields", "畑", (214, 216, 196), (168, 150, 78), "furrows"),
-    _place("山谷", "in the valley", "谷間", (188, 200, 232), (110, 146, 104), "mountains"),
+    Place(Name(zh="海边", en="by the sea", ja="海辺"), (150, 204, 236), (46, 120, 176), "waves"),
+    Place(Name(zh="草原", en="on the grassland", ja="草原"), (164, 210, 240), (104, 168, 72), "grass"),
+    Place(Name(zh="沙漠", en="in the desert", ja="砂漠"), (244, 208, 156), (216, 168, 96), "dunes"),
+    Place(Name(zh="雪地", en="in the snow", ja="雪原"), (172, 196, 222), (232, 238, 246), "snow"),
+    Place(Name(zh="城市", en="in the city", ja="都会"), (186, 190, 214), (112, 112, 124), "skyline"),
+    Place(Name(zh="森林", en="in the forest", ja="森"), (176, 214, 196), (98, 140, 88), "pines"),
+    Place(Name(zh="花园", en="in the garden", ja="庭園"), (206, 222, 240), (120, 172, 96), "blossoms"),
+    Place(Name(zh="湖边", en="by the lake", ja="湖畔"), (196, 214, 236), (88, 150, 178), "ripples"),
+    Place(Name(zh="田野", en="in the fields", ja="畑"), (214, 216, 196), (168, 150, 78), "furrows"),
+    Place(Name(zh="山谷", en="in the valley", ja="谷間"), (188, 200, 232), (110, 146, 104), "mountains"),
 ]
 
 # The light of a time of day: name, what it adds to the sky and to the ground.

@@ -16,6 +16,7 @@ from toolkit.data.pair import pair_id
 from toolkit.demo.kinds import DEDUP, KINDS
 
 DEDUP_STEPS = frozenset(DEDUP.split("|"))
+AFTER_DEDUP = frozenset({"safety.image", "align.band"})
 MISSING = "missing"  # the verdict of a planted pair that the run does not know
 
 
@@ -80,7 +81,12 @@ class _Case:
     @property
     def copy(self) -> bool:
         """Return whether the pair came as far as the deduplication of its set."""
-        return self.group is not None and (self.verdict is None or self.verdict in DEDUP_STEPS | {"align.band"})
+        return self.group is not None and (self.verdict is None or self.verdict in DEDUP_STEPS | AFTER_DEDUP)
+
+    @property
+    def open(self) -> bool:
+        """Return whether keeping and dropping are both right and no step is planted; such a pair is not scored."""
+        return self.step is None and self.expect != "keep"
 
 
 def score(
@@ -108,23 +114,32 @@ def score(
     )
 
 
-def _matched(
-    truth: Iterable[Mapping[str, Any]], verdicts: Iterable[tuple[str, str | None]]
-) -> list[_Case]:
+def _matched(truth: Iterable[Mapping[str, Any]], verdicts: Iterable[tuple[str, str | None]]) -> list[_Case]:
     """Give each planted pair one verdict of its id: the one it should have if it is there, else one that is left."""
     given: dict[str, list[str | None]] = defaultdict(list)
     for name, verdict in verdicts:
         given[name].append(verdict)
     planted = [(pair_id(row["url"], row["alt"]), row) for row in truth]
     found: dict[int, str | None] = {}
-    for exact in (True, False):
-        for number, (name, row) in enumerate(planted):
-            if number not in found and (verdict := _take(given[name], row, exact)) is not ...:
-                found[number] = verdict
+    for number, (name, row) in enumerate(planted):
+        right = [verdict for verdict in given[name] if _right(row, verdict)]
+        if right:
+            found[number] = right[0]
+            given[name].remove(right[0])
+    for number, (name, _) in enumerate(planted):
+        if number not in found:
+            found[number] = given[name].pop() if given[name] else MISSING
     return [
         _Case(name, row["step"], row["expect"], row["group"], found[number])
         for number, (name, row) in enumerate(planted)
     ]
+
+
+def _right(row: Mapping[str, Any], verdict: str | None) -> bool:
+    """Return whether a verdict is one that the truth allows; copies may stay or go as the set decides."""
+    if verdict is None or verdict in DEDUP_STEPS:
+        return row["group"] is not None
+    return row["step"] is not None and verdict in row["step"].split("|")
 
 
 def _rows(
@@ -135,13 +150,15 @@ def _rows(
 ) -> list[Row]:
     planted: Counter[str] = Counter()
     found: Counter[str] = Counter()
-    dropped: Counter[str] = Counter(_row(case.verdict) for case in cases if case.verdict is not None)
-    for case in cases:
-        if case.step is not None and case.step != DEDUP and not _kept_rightly(case):
-            hit = case.verdict in case.right_steps
-            row = _row(case.verdict if hit and case.verdict else case.right_steps[0])
+    dropped: Counter[str] = Counter()
+    for case in (case for case in cases if not case.open):
+        if case.verdict is not None:
+            dropped[_row(case.verdict)] += 1
+        if case.step is not None and case.step != DEDUP:
+            hit = case.verdict if case.verdict in case.right_steps else None
+            row = _row(hit or case.right_steps[0])
             planted[row] += 1
-            found[row] += hit
+            found[row] += hit is not None
     planted[DEDUP] = sum(len(held) - 1 for held in members.values())
     found[DEDUP] = sum(min(len(held) - left[group], len(held) - 1) for group, held in members.items())
     order = list(dict.fromkeys(_row(step) for kind in KINDS if kind.step for step in kind.step.split("|")))
@@ -151,6 +168,13 @@ def _rows(
         for step in order
         if planted[step] or dropped[step]
     ]
+
+
+def _lost(case: _Case, left: Mapping[str | None, int]) -> bool:
+    """Return whether a pair that was to be kept is gone, and no copy of it stands in for it."""
+    if case.expect != "keep" or case.verdict is None:
+        return False
+    return case.verdict not in DEDUP_STEPS or left.get(case.group, 0) == 0
 
 
 def _row(step: str) -> str:

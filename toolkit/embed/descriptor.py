@@ -44,7 +44,8 @@ class Descriptor:
         cells = colours.reshape(len(pixels), CELLS, 3).astype(np.int64)
         layout = (CELLS * cells - cells.sum(axis=1, keepdims=True)).reshape(len(pixels), self.dim)
         length = np.sqrt((layout * layout).sum(axis=1, keepdims=True).astype(np.float64))
-        return (layout / np.where(length == 0, 1, length)).astype(np.float16)
+        rows: Features = (layout / np.where(length == 0, 1, length)).astype(np.float16)
+        return rows
 
     def texts(self, captions: Sequence[str]) -> Features:
         """There is no text tower."""

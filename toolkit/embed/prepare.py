@@ -49,8 +49,8 @@ def _inner(rgb: RGB, side: int) -> Prepared:
     height, width, _ = rgb.shape
     top, left = height // 20, width // 20
     middle = rgb[top : height - top, left : width - left]
-    small: Prepared = cv2.resize(middle, (side, side), interpolation=cv2.INTER_AREA)
-    return small
+    small = cv2.resize(middle, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.uint8)
 
 
 RESIZERS: dict[str, Callable[[RGB, int], Prepared]] = {"inner": _inner}

@@ -87,7 +87,8 @@ def _measured(blocks: Iterable[Features], norms: list[npt.NDArray[np.float32]]) 
 def norm(rows: Features) -> npt.NDArray[np.float32]:
     """Return the length (n,) of stored rows, summed in float64."""
     wide = rows.astype(np.float64)
-    return np.sqrt((wide * wide).sum(axis=1)).astype(np.float32)
+    lengths: npt.NDArray[np.float32] = np.sqrt((wide * wide).sum(axis=1)).astype(np.float32)
+    return lengths
 
 
 def judge(ids: pa.ChunkedArray, norms: npt.NDArray[np.float32], section: Embed) -> pa.Table:

@@ -1,9 +1,8 @@
 """The downloader: one guarded HTTP client for a task, which tells what happened to each image in one word.
 
-Promise: a connection is made only to a public address or to a target of `fetch.resolve`. The name is looked up once
-and pinned; the address is checked when it is looked up, again just before the socket is opened, and the peer of every
-connection is compared with the host's pins before a request is sent on it. Redirects are followed here, each hop
-from the start. Nothing is read from the environment, no cookie is kept, and TLS is always verified.
+Promise: a connection is made only to a public address or to a target of `fetch.resolve` (connector.py). Redirects are
+followed here, each hop through the same checks from the start. No proxy, password or cookie is taken from the
+environment or kept; TLS is always verified, against the system's certificates or SSL_CERT_FILE.
 
 Time, size and number are bounded: one deadline per image, which stands still only while the image waits for its turn
 behind others of ours; bytes are counted as they come; at most `concurrency` requests, `per_host` to one host. Bodies
@@ -15,20 +14,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import resource
-import socket
-import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 from urllib.parse import urljoin
 from weakref import WeakValueDictionary
 
 import aiohttp
 import uvloop
-from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
@@ -36,7 +31,8 @@ import toolkit
 from toolkit.config.fetch import Fetch
 from toolkit.errors import UserError, WorkError
 from toolkit.fetch import optout
-from toolkit.fetch.addresses import DropError, Guard, Target, endpoint, numeric, parse, public
+from toolkit.fetch.addresses import DropError, Guard, Target, endpoint, parse
+from toolkit.fetch.connector import GuardedConnector, Lookup, Names, once
 
 REASONS: Final = (
     *("bad_url", "dns", "connect", "tls", "timeout", "http_4xx", "http_5xx", "redirects", "too_large"),
@@ -45,8 +41,6 @@ REASONS: Final = (
 RETRIED: Final = frozenset({"connect", "http_5xx"})  # a connection that timed out is "connect"
 BACKOFF_S = 0.5  # before the first further try; doubled for each one after it
 DOWN_AFTER = 8  # images of a host, one after the other, whose connection failed; then the host is host_down
-KEEPALIVE_S = 2.0  # images of one page come together; longer only collects idle sockets of 100 hosts a second
-LOOKUPS = 64  # threads that wait for getaddrinfo
 BIG_BYTES, BIG_BODIES = 1_000_000, 16  # bodies beyond 1 MB are held in memory by at most 16 images at once
 HEADER_BYTES, HEADERS = 8_190, 100  # of one header line, and lines
 NO_ROUTE = 64  # look-ups and connections failed for want of a network, none worked: then it is not the images' fault
@@ -56,10 +50,6 @@ FILES = 65_536  # sockets of busy and idle connections
 _ACCEPT = "image/jpeg, image/png, image/webp, image/gif, */*;q=0.1"
 _NO_NETWORK = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 _NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-# Looks a name up: host -> addresses; raises socket.gaierror.
-Lookup = Callable[[str], Awaitable[list[str]]]
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -137,116 +127,6 @@ def sniff(head: bytes) -> str | None:
     return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
 
 
-class Names:
-    """Names looked up once: host -> (public addresses, fault), pinned for the life of the client."""
-
-    def __init__(self, guard: Guard, lookup: Lookup | None) -> None:
-        self._guard = guard
-        self._pool = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="lookup")
-        self._lookup = lookup or self._system
-        self._pins: dict[str, asyncio.Future[tuple[tuple[str, ...], str | None]]] = {}
-        self.worked = False
-        self.failed = 0
-
-    async def pins(self, host: str) -> tuple[tuple[str, ...], str | None]:
-        """Return the sorted public addresses of a host, or why there are none: dns, blocked_address."""
-        return await once(self._pins, host, lambda: self._resolve(host))
-
-    def pin(self, host: str, addresses: tuple[str, ...], fault: str | None) -> None:
-        """Take over what an earlier look-up found."""
-        self._pins[host] = future = asyncio.get_running_loop().create_future()
-        future.set_result((addresses, fault))
-
-    async def _resolve(self, host: str) -> tuple[tuple[str, ...], str | None]:
-        if numeric(host):
-            return (host,), None
-        try:
-            found = await self._lookup(host)
-            self.worked = True
-        except (OSError, UnicodeError) as error:
-            self.failed += getattr(error, "errno", None) == socket.EAI_AGAIN
-            found = []
-        addresses = tuple(sorted({a for a in found if public(a)}))
-        fault = None if addresses else "blocked_address" if found else "dns"
-        return addresses, fault
-
-    async def _system(self, host: str) -> list[str]:
-        # The dot at the end keeps the resolver from trying the name inside this site's own search domains.
-        loop = asyncio.get_running_loop()
-        for further in (True, False):
-            try:
-                infos = await loop.run_in_executor(
-                    self._pool, lambda: socket.getaddrinfo(f"{host}.", None, type=socket.SOCK_STREAM)
-                )
-                return [str(info[4][0]) for info in infos]
-            except socket.gaierror as error:
-                if error.errno != socket.EAI_AGAIN or not further:
-                    raise
-        return []
-
-    def close(self) -> None:
-        """Wait for no look-up any more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-class _PinnedResolver(AbstractResolver):
-    """Gives aiohttp what Guard and Names decided; asks nobody."""
-
-    def __init__(self, guard: Guard, names: Names) -> None:
-        self._guard, self._names = guard, names
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        target = self._guard.mapped(host)
-        if target is not None:
-            pins: list[tuple[str, int]] = [(target.address, target.port)]
-        else:
-            addresses, fault = await self._names.pins(host)
-            if fault:
-                raise DropError(fault)
-            pins = [(address, port) for address in addresses]
-        return [
-            ResolveResult(hostname=host, host=a, port=p, family=family, proto=0, flags=socket.AI_NUMERICHOST)
-            for a, p in pins
-        ]
-
-    async def close(self) -> None:
-        pass
-
-
-class _GuardedConnector(aiohttp.TCPConnector):
-    """Opens no socket to an address that the guard does not reach, and sends nothing to another peer."""
-
-    def __init__(self, guard: Guard, names: Names) -> None:
-        super().__init__(
-            resolver=_PinnedResolver(guard, names),
-            use_dns_cache=False,
-            limit=0,
-            keepalive_timeout=KEEPALIVE_S,
-            socket_factory=self._open,
-            ssl=ssl.create_default_context(),
-        )
-        self._guard = guard
-
-    def _open(self, info: Any) -> socket.socket:
-        family, kind, protocol, _, (address, port, *_rest) = info
-        if not self._guard.reaches(address, port):
-            raise DropError("blocked_address")
-        return socket.socket(family, kind, protocol)
-
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
-        connection = await super().connect(req, traces, timeout)
-        peer = connection.transport.get_extra_info("peername") if connection.transport else None
-        if peer is None:
-            connection.close()
-            raise aiohttp.ServerDisconnectedError
-        if not self._guard.leads(req.url.raw_host, peer[0], peer[1]):
-            connection.close()
-            raise DropError("blocked_address")
-        return connection
-
-
 @dataclass
 class Client:
     """The network as one task sees it; use as `async with`, inside one event loop.
@@ -273,7 +153,7 @@ class Client:
         self._unreachable = 0
         self._pin_known()
         self._session = aiohttp.ClientSession(
-            connector=_GuardedConnector(self._guard, self._names),
+            connector=GuardedConnector(self._guard, self._names),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": agent(fetch.contact), "Accept-Encoding": "identity"},
             auto_decompress=False,
@@ -375,7 +255,7 @@ class Client:
             async with _paused(deadline):  # the reading has a deadline of its own
                 rules, fault = await self._rules_of(target)
             if fault or not optout.allows(rules, target.url):
-                raise DropError("robots")
+                raise DropError(fault or "robots")
 
     async def _find(self, target: Target) -> None:
         if self._guard.mapped(target.host) is None:
@@ -429,7 +309,10 @@ class Client:
         return bytes(body)
 
     async def _rules_of(self, target: Target) -> tuple[str | None, str | None]:
-        """Return the rules of the target's robots.txt for us and the fault, read once for each authority."""
+        """Return the rules of the target's robots.txt for us and the fault, read once for each authority.
+
+        Where robots.txt can not be had nothing may be fetched (RFC 9309 2.3.1.4); the fault says why it could not.
+        """
         return await once(self._rules, target.authority, lambda: self._read_robots(target))
 
     async def _read_robots(self, target: Target) -> tuple[str | None, str | None]:
@@ -438,12 +321,12 @@ class Client:
                 async with asyncio.timeout(self.fetch.timeout_s):
                     return optout.rules(await self._robots_text(target)), None
             except TimeoutError:
-                return None, "robots"
+                return None, "timeout"
             except DropError as drop:
                 if drop.reason == "http_4xx":
                     return None, None
                 if drop.reason not in RETRIED or attempt == self.fetch.retries:
-                    return None, "robots"
+                    return None, drop.reason if drop.reason in ("connect", "tls") else "robots"
             await asyncio.sleep(BACKOFF_S * 2**attempt)
         return None, "robots"
 
@@ -490,7 +373,7 @@ class Client:
         except aiohttp.InvalidURL as error:
             raise DropError("bad_url") from error
         except aiohttp.ClientResponseError as error:
-            raise DropError("too_large" if isinstance(error.__cause__, LineTooLong) else "incomplete") from error
+            raise DropError("too_large" if _line_too_long(error) else "incomplete") from error
         except aiohttp.ClientPayloadError as error:
             raise DropError("incomplete") from error
         except (aiohttp.ClientConnectionError, ConnectionError) as error:
@@ -514,11 +397,10 @@ class Client:
             )
 
 
-async def once(cache: dict[str, asyncio.Future[T]], key: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Return the cached result of `make`; a caller that gives up does not cancel it for the others."""
-    if key not in cache:
-        cache[key] = asyncio.ensure_future(make())
-    return await asyncio.shield(cache[key])
+def _line_too_long(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, LineTooLong):
+        error = error.__cause__
+    return error is not None
 
 
 def _mime(response: aiohttp.ClientResponse) -> str | None:

@@ -77,9 +77,12 @@ async def ask(client: Client, targets: Sequence[Target], advance: Callable[[int]
 
     async with client:
         await client.probe()
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(target)) for target in targets]
-    return [task.result() for task in tasks]
+        tasks = [asyncio.create_task(one(target)) for target in targets]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 def _table(targets: Sequence[Target], hosts: Sequence[Host]) -> pa.Table:

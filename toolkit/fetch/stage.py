@@ -89,7 +89,8 @@ def _missing(wanted: Sequence[int], checkpoint: Checkpoint) -> list[int]:
 
 
 def _list(rows: pa.Table, name: str) -> list[Any]:
-    return rows[name].to_pylist()
+    values: list[Any] = rows[name].to_pylist()
+    return values
 
 
 def _read(checkpoint: Checkpoint, part: int, columns: Sequence[str] | None = None) -> pa.Table:
@@ -107,6 +108,7 @@ def _download(task: Task, checkpoint: Checkpoint, urls: Mapping[int, str]) -> No
         flow = Flow(client, urls, config.fetch.concurrency * WINDOW)
         runner.run(flow.open())
         try:
+            runner.run(client.probe())
             while flow.busy():
                 if task.stopping():
                     raise Stopped("fetch was asked to stop; finished parts are kept")
@@ -179,9 +181,8 @@ class Flow:
         self._done: asyncio.Queue[asyncio.Task[tuple[int, Answer]]] = asyncio.Queue()
 
     async def open(self) -> None:
-        """Open the client; raises WorkError where a target of `fetch.resolve` does not answer."""
+        """Open the client."""
         await self._client.__aenter__()
-        await self._client.probe()
 
     def busy(self) -> bool:
         """Return whether any row is left."""
@@ -190,8 +191,9 @@ class Flow:
     async def take(self, rows: int, keep: Callable[[int, Answer], None], stopping: Callable[[], bool]) -> None:
         """Hand over the next answers, at most `rows`; fewer at the end and where `stopping` says so."""
         taken = 0
-        while taken < rows and self._waiting and not stopping():
-            self._start()
+        while taken < rows and self._waiting and (not stopping() or not self._done.empty()):
+            if not stopping():
+                self._start()
             try:
                 async with asyncio.timeout(POLL_S):
                     task = await self._done.get()

@@ -16,7 +16,7 @@ FAULTS = {
 }
 
 
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818 (of an image, told in a column; not an error of the task)
     """An image that can not be decoded; `word` is a key of `FAULTS`."""
 
     def __init__(self, word: str) -> None:

@@ -50,7 +50,7 @@ def measure(data: bytes, max_pixels: int) -> Measures:
     except Fault as fault:
         row.fault = fault.word
         return row
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    grey: Grey = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
     row.height, row.width = grey.shape
     row.texture, row.sharpness, row.image_entropy = texture(grey), sharpness(grey), entropy(rgb)
     return row
@@ -66,7 +66,7 @@ def sharpness(grey: Grey) -> float:
 
     That kernel of nine integers, on 8 bits, fits 16 bits (at most 2,040), which is several times faster than CV_64F.
     """
-    return _variance(cv2.Laplacian(grey, cv2.CV_16S, ksize=3))
+    return _variance(np.asarray(cv2.Laplacian(grey, cv2.CV_16S, ksize=3), np.int16))
 
 
 def _variance(values: npt.NDArray[np.uint8] | npt.NDArray[np.int16]) -> float:

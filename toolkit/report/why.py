@@ -92,9 +92,9 @@ def _follow(tables: _Tables, row: int) -> Iterator[dict[str, Any]]:
         if loaded is None:
             return
         found, living = loaded
-        values = found.slice(position, 1).to_pylist()[0]
-        yield _step(stage, values)
-        if values.get("dropped") is not None:
+        step = _step(stage, found.slice(position, 1).to_pylist()[0])
+        yield step
+        if step["dropped"] is not None:
             return
         at = int(np.searchsorted(living, position))
         if at == len(living) or living[at] != position:

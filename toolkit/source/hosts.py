@@ -18,6 +18,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -114,7 +115,7 @@ class _Sorted:
     def __init__(self, text: bytes) -> None:
         self._text = b"\n" + text.strip(b"\n") + b"\n"
         probes = [self._line(at) for at in range(1, len(self._text) - 1, self.STRIDE)]
-        if any(a > b for a, b in zip(probes, probes[1:], strict=False)):
+        if any(a > b for a, b in pairwise(probes)):
             raise WorkError("the built-in host list is not sorted; install datatrove 0.10")
 
     def _line(self, at: int) -> bytes:

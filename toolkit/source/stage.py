@@ -60,7 +60,7 @@ def _short(urls: Any) -> Any:
 
 
 def fetchable(url: str) -> bool:
-    """Return whether an address can be asked for: http or https, a host, a port, no control characters, not too long."""
+    """Return whether an address can be asked for: http or https, a sound host and port, no control characters."""
     if len(url) > MAX_URL or _CONTROL.search(url):
         return False
     try:

@@ -38,7 +38,7 @@ GZIP, ZSTD, _SKIPPABLE = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", re.compile(rb"[\x
 _DICTIONARY = b"\x5d\x2a\x4d\x18"
 _WARC = b"WARC/"
 # The start of a record in the middle of other bytes, and how much of it may hang over the end of a block.
-_NEXT = re.compile(rb"(?<=\n)WARC/[01]\.[0-9]+\r\n")
+_NEXT = re.compile(rb"WARC/[01]\.[0-9]+\r\n(?=[A-Za-z])")
 _OVERHANG = 16
 _BLANK = re.compile(rb"[\r\n]*+")
 _ARC = re.compile(rb"(?:filedesc://|[a-z]+:[^ \n]+ [0-9a-fA-F.:]+ [0-9]{14} )")
@@ -151,6 +151,8 @@ def _members(file: BinaryIO, codec: _Gzip | _Zstd, damage: Damage) -> Iterator[_
         if not start:
             return
         if skip := codec.skip(file, offset, start):
+            if offset + skip > file.seek(0, io.SEEK_END):
+                damage(offset, f"the file ends inside a {codec.name}")
             offset += skip
         elif start.startswith(codec.magic):
             size = yield from _member(file, offset, codec)
@@ -354,13 +356,16 @@ class _Cutter:
         whole = after == len(buffer) and (closed or ended)
         if not whole and len(buffer) - after < len(_WARC) and not ended:
             return None
-        if not whole and not buffer.startswith(_WARC, after) and not self._begins_member(stop, after):
+        if not whole and not buffer.startswith(_WARC, after) and not self._apart(head, stop, after):
             return self._skip(at, head, "Content-Length does not lead to the next record", ended)
         self._lost = False
         return after, Record(self._offset(at), bytes(buffer[at:head]), bytes(buffer[head:stop]))
 
-    def _begins_member(self, stop: int, after: int) -> bool:
-        return any(stop <= mark <= after for mark, _ in self._marks)
+    def _apart(self, head: int, stop: int, after: int) -> bool:
+        """Return whether a record is whole though no record follows it: damage begins behind it, not in it."""
+        if any(stop <= mark <= after for mark, _ in self._marks):
+            return True
+        return self._buffer.startswith(_HEADER_END, stop) and not _NEXT.search(self._buffer, head, stop)
 
     def _skip(self, at: int, search: int, what: str, ended: bool) -> tuple[int, Record | None] | None:
         """Report damage at a place, once, and go to the next record after `search`."""
@@ -453,10 +458,18 @@ def _arc_records(file: BinaryIO, offset: int, damage: Damage, *, plain: bool) ->
     try:
         for record in found:
             at = offset + (found.get_record_offset() if plain else 0)
-            body = record.raw_stream.read(MAX_RECORD + 1)
+            body = _all(record.raw_stream)
             if len(body) > MAX_RECORD or len(body) < (record.length or 0):
                 damage(at, f"an ARC document of {record.length} bytes is cut, or over the limit of {MAX_RECORD}")
             elif record.rec_type == "response":
                 yield Record(at, record.rec_headers.to_str().encode("utf-8", "replace") + b"\r\n\r\n", body)
     except Exception as error:  # warcio raises whatever its parsers raise
         damage(at, f"damaged ARC: {error}")
+
+
+def _all(stream: Any) -> bytes:
+    """Return what the stream still holds, up to one byte over MAX_RECORD; warcio's streams read in small pieces."""
+    data = bytearray()
+    while len(data) <= MAX_RECORD and (piece := stream.read(min(_BLOCK, MAX_RECORD + 1 - len(data)))):
+        data += piece
+    return bytes(data)

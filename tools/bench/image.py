@@ -22,6 +22,7 @@ LEAST = 200  # images a round; a smaller folder is gone through several times
 
 
 def main(folder: Path, rounds: int) -> None:
+    """Measure the three ways and print a row of markdown."""
     section = Image()
     files = [path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
     data = list(itertools.islice(itertools.cycle(files), max(LEAST, len(files))))
@@ -31,7 +32,7 @@ def main(folder: Path, rounds: int) -> None:
             "measure": lambda: [measured(item, section.max_pixels) for item in data],
             "child": lambda: list(child.map(data)),
         }
-        speeds = {name: 0.0 for name in ways}
+        speeds = dict.fromkeys(ways, 0.0)
         for _ in range(rounds):
             for name, way in ways.items():
                 speeds[name] = max(speeds[name], len(data) / _seconds(way))
