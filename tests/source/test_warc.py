@@ -131,6 +131,22 @@ def test_bytes_cut_from_a_plain_file_cost_the_records_they_touch(start, size):
     assert damages or len(got) == 6 or set(got) - set(BODIES)
 
 
+@given(st.integers(0, 3000), st.integers(1, 255))
+def test_a_flipped_byte_in_a_zstd_file_costs_its_frame_only(at, flip):
+    dictionary = zstandard.train_dictionary(1024, [body(n, 200) for n in range(100)]).as_bytes()
+    packer = zstandard.ZstdCompressor(dict_data=zstandard.ZstdCompressionDict(dictionary), write_checksum=True)
+    frames = [packer.compress(part) for part in RECORDS]
+    start = b"\x5d\x2a\x4d\x18" + len(dictionary).to_bytes(4, "little") + dictionary
+    data = bytearray(start + b"".join(frames))
+    at = len(start) + at % (len(data) - len(start))
+    data[at] ^= flip
+    found, damages = read(bytes(data))
+    ends = [len(start) + sum(map(len, frames[: n + 1])) for n in range(6)]
+    touched = next(n for n in range(6) if at < ends[n])
+    assert [r.body for r in found if r.body != BODIES[touched]] == BODIES[:touched] + BODIES[touched + 1 :]
+    assert len(damages) >= 1 or len(found) == 6
+
+
 @given(st.binary(max_size=300), st.sampled_from([b"", b"WARC/1.0\r\n", warc.GZIP, warc.ZSTD, MEMBERS[0][:60]]))
 def test_any_bytes_at_all_end_in_an_answer(noise, start):
     found, damages = read(start + noise + MEMBERS[1])

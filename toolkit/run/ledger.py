@@ -159,10 +159,12 @@ def read_mark(path: Path) -> Mark | None:
 
 def publish(layout: Layout, stage: Stage, attempt: Path, mark: Mark) -> bool:
     """Publish an attempt whose files are all on disk; return False where another attempt was first."""
-    files.write(attempt / "mark.json", msgspec.json.encode(mark))
-    files.sync(attempt)
     winner = layout.winner(stage, mark.unit)
     final = layout.mark(stage, mark.unit)
+    if final.exists():
+        return False
+    files.write(attempt / "mark.json", msgspec.json.encode(mark))
+    files.sync(attempt)
     files.write(attempt / "winner", attempt.name.encode())
     while not final.exists():
         files.link(attempt / "winner", winner)

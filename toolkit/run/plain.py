@@ -161,7 +161,8 @@ class PlainTask(BaseTask):
         except (OSError, pa.ArrowException, ValueError, EOFError, tarfile.TarError) as error:
             self.damages_of_files += 1
             self.damage(str(path), f"not readable: {' '.join(str(error).split())[:200]}")
-            return pa.table({})
+            # A feature file is a shard of its own, and stays one without rows.
+            return pa.table({"id": pa.array([], pa.string())}) if self._kinds[path] == "hdf5" else pa.table({})
 
     def _read(self, path: Path) -> pa.Table:
         found = self._kinds[path]
@@ -274,6 +275,10 @@ class PlainTask(BaseTask):
         if suffix == ".tar":
             return io.BufferedReader(Joined(self._tars), files.BUFFER)
         feature_files = [p for p, k in self._kinds.items() if k == "hdf5"]
+        if not feature_files or (self.stage.kind is Kind.MAP and len(feature_files) > 1):
+            raise UserError(
+                f"The stage {self.stage.name} takes one HDF5 feature file; {len(feature_files)} of the inputs are such files."
+            )
         return feature_files[shard or 0].open("rb")
 
     def write(self, tables: Any, shard: int | None = None) -> None:

@@ -285,6 +285,10 @@ def attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None]
         }
         mark = _mark(task, outputs, inputs, facts | {"seconds": round(clock.ticks() - begin, 3)})
         return mark if publish(run.layout, stage, folder, mark) else None
+    except OSError:
+        if run.layout.mark(stage, unit).exists():
+            return None  # another attempt finished meanwhile and swept this one's folder away
+        raise
     finally:
         task.books.close()
         files.clear(folder)

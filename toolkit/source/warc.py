@@ -264,11 +264,18 @@ class _Zstd:
             return 0
         size = int.from_bytes(start[4:8], "little")
         if offset == 0 and start.startswith(_DICTIONARY):
-            data = file.read(min(size, MAX_RECORD))
-            if data.startswith(ZSTD):
-                data = zstandard.ZstdDecompressor().stream_reader(data).read(MAX_RECORD)
-            self._options["dict_data"] = zstandard.ZstdCompressionDict(data)
+            self._options["dict_data"] = _dictionary(file.read(min(size, MAX_RECORD)))
         return 8 + size
+
+
+def _dictionary(data: bytes) -> zstandard.ZstdCompressionDict:
+    """Return the dictionary, which may itself be packed; damage in it shows in every frame that needs it."""
+    if data.startswith(ZSTD):
+        try:
+            data = zstandard.ZstdDecompressor(max_window_size=MAX_RECORD).stream_reader(data).read(MAX_RECORD)
+        except zstandard.ZstdError:
+            data = b""
+    return zstandard.ZstdCompressionDict(data)
 
 
 class _ZstdDecoder:
@@ -457,8 +464,8 @@ def _arc_records(file: BinaryIO, offset: int, damage: Damage, *, plain: bool) ->
     at = offset
     try:
         for record in found:
-            at = offset + (found.get_record_offset() if plain else 0)
             body = _all(record.raw_stream)
+            at = offset + (found.get_record_offset() if plain else 0)  # reads on to the record's end
             if len(body) > MAX_RECORD or len(body) < (record.length or 0):
                 damage(at, f"an ARC document of {record.length} bytes is cut, or over the limit of {MAX_RECORD}")
             elif record.rec_type == "response":

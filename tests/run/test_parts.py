@@ -1,0 +1,75 @@
+"""Checkpoints: a part is there wholly or not at all, and only for the inputs that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from toolkit.errors import WorkError
+from toolkit.recipe import BY_NAME
+from toolkit.run.layout import Layout
+from toolkit.run.parts import Parts
+
+STAGE = BY_NAME["fetch"]
+
+
+def parts(folder: Path, token: str = "1-a", inputs: str = "x") -> Parts:
+    return Parts(Layout(folder), STAGE, 7, {"text": inputs}, token)
+
+
+def writes(text: bytes) -> Callable[[Callable[[str], IO[bytes]]], None]:
+    def write(create: Callable[[str], IO[bytes]]) -> None:
+        create(".tar").write(text)
+        create(".arrow").write(text * 2)
+
+    return write
+
+
+def test_saved_parts_are_found_by_a_later_attempt(tmp_path: Path) -> None:
+    first = parts(tmp_path)
+    first.save(3, writes(b"three"))
+    first.save(0, writes(b"zero"))
+    later = parts(tmp_path, "2-b")
+    assert list(later.parts()) == [0, 3]
+    assert later.load(3, ".tar").read() == b"three"
+    assert later.load(0, ".arrow").read() == b"zerozero"
+
+
+def test_the_first_of_two_attempts_wins_a_part_whole(tmp_path: Path) -> None:
+    one, two = parts(tmp_path, "1-a"), parts(tmp_path, "2-b")
+
+    def slow(create: Callable[[str], IO[bytes]]) -> None:
+        writes(b"late")(create)
+        one.save(0, writes(b"early"))  # meanwhile the other attempt finishes the same part
+
+    two.save(0, slow)
+    assert two.load(0, ".tar").read() == b"early"
+    assert two.load(0, ".arrow").read() == b"earlyearly"
+
+
+def test_parts_made_of_other_inputs_are_not_found(tmp_path: Path) -> None:
+    parts(tmp_path, inputs="x").save(0, writes(b"old"))
+    assert list(parts(tmp_path, inputs="y").parts()) == []
+
+
+def test_a_part_whose_writing_failed_leaves_nothing(tmp_path: Path) -> None:
+    def fail(create: Callable[[str], IO[bytes]]) -> None:
+        writes(b"half")(create)
+        raise OSError("no space left")
+
+    ours = parts(tmp_path)
+    with pytest.raises(OSError, match="no space"):
+        ours.save(0, fail)
+    assert list(ours.parts()) == []
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_a_damaged_part_is_never_loaded(tmp_path: Path) -> None:
+    ours = parts(tmp_path)
+    ours.save(0, writes(b"good"))
+    next(tmp_path.rglob("*.tar")).write_bytes(b"bad!")
+    with pytest.raises(WorkError, match="is damaged"):
+        ours.load(0, ".tar")
