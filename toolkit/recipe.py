@@ -69,6 +69,7 @@ STAGES: tuple[Stage, ...] = (
         steps=(),
         after=("source", "unique", "text"),
         version=1,
+        checkpoints=True,
     ),
     Stage(
         name="fetch",

@@ -176,9 +176,9 @@ def test_stop_and_resume_fetches_the_rest_and_gives_the_same_bytes(tmp_path: Pat
         hits = Counter(server.hits()) - before
     assert len(parts.saved) > 4
     assert (last.tar.getvalue(), last.written) == (whole.tar.getvalue(), whole.written)
-    images = [hits[url] for url in URLS if not url.startswith("http://h2")]
+    images = [hits[url] for url in URLS if "h2" not in url and "/6." not in url]
     # Kept images are not asked for again; what was under way at each stop (2 at once) may be.
-    assert len(images) <= sum(images) + 1 <= len(images) + 1 + 3 * 2
+    assert min(images) == 1 and sum(images) <= len(images) + 3 * 2
 
 
 def test_part_saved_by_another_attempt_counts(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from toolkit.image.fault import Fault
 
 def deed(data: bytes, marker: str = "") -> bytes:
     name, _, rest = data.partition(b":")
-    return {b"echo": echo, b"kill": kill, b"once": once, b"spin": spin, b"hog": hog, b"fault": fault}.get(
-        name, echo
-    )(rest, marker)
+    return {b"echo": echo, b"kill": kill, b"once": once, b"spin": spin, b"hog": hog, b"fault": fault}.get(name, echo)(
+        rest, marker
+    )
 
 
 def echo(rest: bytes, marker: str) -> bytes:
@@ -34,7 +35,7 @@ def kill(rest: bytes, marker: str) -> bytes:
 def once(rest: bytes, marker: str) -> bytes:
     """Die the first time, as by somebody else's hand (files can not be written in the child, folders can be made)."""
     try:
-        os.mkdir(marker)
+        Path(marker).mkdir()
     except FileExistsError:
         return b"alive"
     return kill(rest, marker)

@@ -98,6 +98,7 @@ def test_exif_orientation_is_applied(orientation, kind):
     assert np.array_equal(decode(data, MOST), shown)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("damage", [b"", b"MM\0*\0\0\0\x08", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"])
 def test_broken_exif_leaves_the_image_as_stored(damage):
     data = encoded(picture(), "JPEG", exif=b"Exif\0\0" + damage)
@@ -156,7 +157,11 @@ def test_a_header_that_ends_is_a_fault(start):
 
 def bomb(width: int, height: int) -> bytes:
     """A PNG that names any size, with hardly any data."""
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"0")), (b"IEND", b"")]
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"0")),
+        (b"IEND", b""),
+    ]
     chunks = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts)
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 

@@ -132,7 +132,6 @@ def test_signals_that_ask_the_task_to_stop_leave_the_child_working():
         assert list(guard.map([b""])) == [pid]
 
 
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_it_works_inside_daemonic_workers(method):
     context = multiprocessing.get_context(method)

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from tests.source.crawlfiles import members, record
 from hypothesis import given
 from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 
+from tests.source.crawlfiles import members, record
 from toolkit.source import warc
-
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,11 +130,18 @@ def test_bytes_cut_from_a_plain_file_cost_the_records_they_touch(start, size):
     assert damages or len(got) == 6 or set(got) - set(BODIES)
 
 
+def frames_with_dictionary() -> tuple[bytes, list[bytes]]:
+    dictionary = zstandard.train_dictionary(1024, [body(n, 200) for n in range(100)])
+    packer = zstandard.ZstdCompressor(dict_data=dictionary, write_checksum=True)
+    return dictionary.as_bytes(), [packer.compress(part) for part in RECORDS]
+
+
+FRAMES = frames_with_dictionary()
+
+
 @given(st.integers(0, 3000), st.integers(1, 255))
 def test_a_flipped_byte_in_a_zstd_file_costs_its_frame_only(at, flip):
-    dictionary = zstandard.train_dictionary(1024, [body(n, 200) for n in range(100)]).as_bytes()
-    packer = zstandard.ZstdCompressor(dict_data=zstandard.ZstdCompressionDict(dictionary), write_checksum=True)
-    frames = [packer.compress(part) for part in RECORDS]
+    dictionary, frames = FRAMES
     start = b"\x5d\x2a\x4d\x18" + len(dictionary).to_bytes(4, "little") + dictionary
     data = bytearray(start + b"".join(frames))
     at = len(start) + at % (len(data) - len(start))

@@ -32,4 +32,4 @@ class Image(Section):
     """Address space that the decoder's child process may add to its own."""
 
     timeout_s: float = local(30.0, gt=0)
-    """Longest time for one image in the decoder's child process."""
+    """Longest processor time for one image in the decoder's child process; asleep, it may take ten times as long."""

@@ -7,7 +7,7 @@
     hosts.txt                             the host blacklist for `source.blacklist`
 
 Promise: the same seed and number of pairs give the same bytes; memory does not grow with the number of pairs, but for
-the names of the drawn pictures (at most 16,000). No file is opened here: `create` does it.
+the names of the drawn pictures (at most 14,000). No file is opened here: `create` does it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ The crawl is laid out in blocks of 200 pairs, each with the same numbers of ever
 pairs hold every kind and 2,000 pairs hold ten times the numbers below.
 
 Not planted, because they need a network, waiting or weights: fetch.dns, fetch.connect, fetch.tls, fetch.timeout,
-fetch.host_down, source.safety, text.unknown, embed.invalid, safety.image; `mismatch` waits for a cross-modal encoder.
+fetch.incomplete, fetch.host_down, source.safety, text.unknown, embed.invalid, safety.image; `mismatch` waits for a
+cross-modal encoder.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Final
 
@@ -99,7 +100,9 @@ def _read(checkpoint: Checkpoint, part: int, columns: Sequence[str] | None = Non
 
 
 def _download(task: Task, checkpoint: Checkpoint, urls: Mapping[int, str]) -> None:
-    """Fetch these rows into further parts."""
+    """Fetch these rows into further parts; raises Stopped once what had come is kept."""
+    if task.stopping():
+        raise Stopped("fetch was asked to stop before it began")
     network.open_files()
     config = task.config
     with network.runner() as runner:
@@ -109,11 +112,11 @@ def _download(task: Task, checkpoint: Checkpoint, urls: Mapping[int, str]) -> No
         runner.run(flow.open())
         try:
             runner.run(client.probe())
-            while flow.busy():
-                if task.stopping():
-                    raise Stopped("fetch was asked to stop; finished parts are kept")
+            while flow.busy() and not flow.halted:
                 part = max(checkpoint.parts(), default=-1) + 1
                 checkpoint.save(part, lambda create: _fill(create, flow, runner, task))
+            if flow.busy():
+                raise Stopped("fetch was asked to stop; finished parts are kept")
         finally:
             runner.run(flow.close())
 
@@ -177,6 +180,7 @@ class Flow:
         self._client, self._window = client, window
         self._left: Iterator[tuple[int, str]] = iter(urls.items())
         self._waiting = len(urls)
+        self.halted = False
         self._tasks: set[asyncio.Task[tuple[int, Answer]]] = set()
         self._done: asyncio.Queue[asyncio.Task[tuple[int, Answer]]] = asyncio.Queue()
 
@@ -189,20 +193,36 @@ class Flow:
         return self._waiting > 0
 
     async def take(self, rows: int, keep: Callable[[int, Answer], None], stopping: Callable[[], bool]) -> None:
-        """Hand over the next answers, at most `rows`; fewer at the end and where `stopping` says so."""
+        """Hand over the next answers, at most `rows`; once `stopping` says so give up the rest and be halted."""
         taken = 0
-        while taken < rows and self._waiting and (not stopping() or not self._done.empty()):
-            if not stopping():
-                self._start()
-            try:
-                async with asyncio.timeout(POLL_S):
-                    task = await self._done.get()
-            except TimeoutError:
-                continue
-            self._tasks.discard(task)
-            self._waiting -= 1
-            taken += 1
-            keep(*task.result())
+        while taken < rows and self._waiting and not stopping():
+            self._start()
+            if (task := await self._next()) is not None:
+                taken += self._hand(task, keep)
+        if self._waiting and stopping():
+            await self._halt()
+            while not self._done.empty():
+                self._hand(self._done.get_nowait(), keep)
+
+    async def _next(self) -> asyncio.Task[tuple[int, Answer]] | None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):
+                return await self._done.get()
+        return None  # a quiet moment
+
+    def _hand(self, task: asyncio.Task[tuple[int, Answer]], keep: Callable[[int, Answer], None]) -> bool:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return False
+        self._waiting -= 1
+        keep(*task.result())
+        return True
+
+    async def _halt(self) -> None:
+        self.halted = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _start(self) -> None:
         while len(self._tasks) < self._window and (row := next(self._left, None)) is not None:
@@ -214,10 +234,8 @@ class Flow:
         return row, await self._client.image(url)
 
     async def close(self) -> None:
-        """Give up what is under way."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Give up what is under way, and the client."""
+        await self._halt()
         await self._client.__aexit__()
 
 

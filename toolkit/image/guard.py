@@ -4,9 +4,10 @@
         for answer in guard.map(payloads): ...          # bytes, or a Fault, in order
 
 Promises: the child may take `memory_mb` of address space above its own, `timeout_s` of processor time for one item,
-writes no file and no core, and dies with its parent. An item that takes the child down (or out of memory) is tried
-once more, alone, in a fresh child, and only that child's end is believed: so an answer depends on the item, not on its
-neighbours, and a child killed by someone else costs nothing. What comes back is plain bytes, never a pickle.
+writes no file and no core, and dies with its parent (on Linux, with the thread that started it). An item that takes
+the child down (or out of memory) is tried once more, alone, in a fresh child, and only that child's end is believed:
+so an answer depends on the item, not on its neighbours, and a child killed by someone else costs nothing. What comes
+back is plain bytes, never a pickle.
 
 The child is a new interpreter (not a fork, which copies locks held by the threads of others; not `multiprocessing`,
 which refuses children of daemonic workers), so it may be used from any kind of worker. Items go in frames: the child

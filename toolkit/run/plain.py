@@ -277,7 +277,7 @@ class PlainTask(BaseTask):
         feature_files = [p for p, k in self._kinds.items() if k == "hdf5"]
         if not feature_files or (self.stage.kind is Kind.MAP and len(feature_files) > 1):
             raise UserError(
-                f"The stage {self.stage.name} takes one HDF5 feature file; {len(feature_files)} of the inputs are such files."
+                f"The stage {self.stage.name} takes one HDF5 feature file; the inputs have {len(feature_files)}."
             )
         return feature_files[shard or 0].open("rb")
 

@@ -229,10 +229,13 @@ def _search(file: BinaryIO, offset: int, codec: _Gzip | _Zstd) -> int:
 def _peek(file: BinaryIO, offset: int, codec: _Gzip | _Zstd) -> bytes:
     """Return the first inflated bytes of what may be a member, b"" where it is none."""
     file.seek(offset)
+    decoder, chunk, data = codec.decoder(), file.read(_BLOCK), b""
     try:
-        return bytes(codec.decoder().decompress(file.read(_WINDOW), 512))
+        while not data and not decoder.eof and (chunk or not decoder.needs_input):
+            data, chunk = decoder.decompress(chunk, 512), b""
     except _BROKEN:
         return b""
+    return data
 
 
 class _Gzip:
