@@ -53,22 +53,30 @@ def run(
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
 ) -> None:
     """Run the pipeline, or go on with it: what is done is not done again."""
+    if until is not None:
+        _stage(until)
+    _drive(_load(config, [*(sets or []), *([f"executor.kind={executor}"] if executor else [])]), until)
+
+
+def _drive(config: Any, until: str | None) -> Any:
+    """Create or continue a run and bring it as far as it goes; return it."""
     from toolkit.report.display import display
     from toolkit.run import signals
     from toolkit.run.drive import drive
+    from toolkit.run.run import create
 
-    opened = _create(config, [*(sets or []), *([f"executor.kind={executor}"] if executor else [])])
-    if until is not None:
-        _stage(until)
+    _check(config)
+    opened = create(config)
     signals.reset()
     signals.listen(signals.INTERRUPT)
     outcome = drive(opened, show := display(opened), until)
     show.close(opened, outcome)
     if not outcome.complete:
-        raise WorkError(_incomplete(opened, outcome))
+        raise WorkError(_incomplete(outcome))
+    return opened
 
 
-def _incomplete(opened: Any, outcome: Any) -> str:
+def _incomplete(outcome: Any) -> str:
     again = "Run the same command again to go on; finished work is kept."
     if outcome.stopped:
         return f"Stopped before the end, as asked. {again}"
@@ -199,6 +207,35 @@ def task(
         raise WorkError(f"{failed} units of {name} are not done; the lines above say why.")
 
 
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where crawl and run lie.")] = Path("runs/demo"),
+    make_only: Annotated[
+        Path | None, typer.Option("--make-only", metavar="DIR", help="Only make the crawl, there.", show_default=False)
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs in the crawl.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed: the same seed makes the same bytes.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="all processors")] = None,
+) -> None:
+    """Make a small crawl, serve it on loopback, run everything, and score the result against what was planted."""
+    from toolkit.demo import show
+    from toolkit.report.display import making
+
+    crawl = make_only or folder / "crawl"
+    with making(pairs) as advance:
+        made = show.crawl(crawl.absolute(), pairs, seed, advance)
+    typer.echo(f"{made['pairs']:,} pairs on {made['pages']:,} pages in {crawl}, {made['pictures']:,} pictures drawn")
+    if make_only:
+        return
+    with show.server(crawl.absolute()) as port:
+        opened = _drive(show.recipe(crawl.absolute(), folder / "run", port, workers), None)
+    typer.echo("\nPlanted defects and what the steps found:")
+    for line in show.lines(show.judge(opened, crawl)):
+        typer.echo(line)
+    typer.echo(f"\nTry next:\n  danqing report {folder / 'run'}\n  danqing status {folder / 'run'}")
+    typer.echo(f"  danqing why {folder / 'run'} ID_OR_URL    (ids and URLs stand in {crawl / 'truth.jsonl'})")
+
+
 def _stage(name: str) -> Any:
     from toolkit.recipe import BY_NAME
 
@@ -211,14 +248,6 @@ def _load(config: str, sets: list[str] | None) -> Any:
     from toolkit.config import load
 
     return load(config, sets or [])
-
-
-def _create(config: str, sets: list[str] | None) -> Any:
-    from toolkit.run.run import create
-
-    loaded = _load(config, sets)
-    _check(loaded)
-    return create(loaded)
 
 
 def _check(config: Any) -> None:

@@ -38,7 +38,7 @@ class Source(Section):
     """Hosts whose images and pages are dropped, with subdomains: a file, one host a line; builtin; null = not run."""
 
     safety: str | None = None
-    """A file of terms, one a line, that drop a pair before any refinement; builtin; null = not run (the paper's
+    """A file of terms, one a line, that drop a pair before any refinement; null = not run (the paper's
     classifier's weights are not public in a loadable format)."""
 
     rejects: Literal["rows", "counts"] = "rows"

@@ -103,6 +103,9 @@ class Task(Protocol):
     def table(self, stage: str, unit: int = 0) -> pa.Table:
         """Return the whole table of an earlier reduce stage (unique, words, hosts)."""
 
+    def find(self, stage: str, column: str, values: Sequence[str]) -> pa.Table:
+        """Return the rows of an earlier reduce stage's table whose column is one of the values."""
+
     def open(self, stage: str, suffix: str, shard: int | None = None) -> IO[bytes]:
         """Open an earlier stage's file (".tar", ".h5") of this shard for reading, its digest checked."""
 

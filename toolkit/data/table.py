@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 ROW_GROUP = 10_000
@@ -31,7 +32,7 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array[Any] | pa.ChunkedArray[An
 def write(sink: IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
     """Write the tables as one parquet file of row groups of 10,000, however they are cut; return the rows."""
     rows = 0
-    options: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "use_dictionary": True}
+    options: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "use_dictionary": True, "write_page_checksum": True}
     with pq.ParquetWriter(sink, schema, store_schema=False, **options) as writer:
         for group in regroup(tables):
             writer.write_table(group, row_group_size=ROW_GROUP)
@@ -58,5 +59,14 @@ def regroup(tables: Iterable[pa.Table], rows: int = ROW_GROUP) -> Iterator[pa.Ta
 
 
 def read(source: IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a whole table, or some of its columns, from an open file."""
-    return pq.read_table(source, columns=list(columns) if columns is not None else None, use_threads=False)
+    """Read a whole table, or some of its columns, from an open file; a page whose checksum is wrong raises OSError."""
+    names = list(columns) if columns is not None else None
+    return pq.read_table(source, columns=names, use_threads=False, page_checksum_verification=True)
+
+
+def find(source: IO[bytes], column: str, values: pa.Array) -> pa.Table:
+    """Read the rows whose column is one of the values, one row group at a time, however large the table is."""
+    file = pq.ParquetFile(source, page_checksum_verification=True)
+    groups = (file.read_row_group(i, use_threads=False) for i in range(file.num_row_groups))
+    found = [group.filter(pc.is_in(group[column], value_set=values)) for group in groups]
+    return pa.concat_tables([file.schema_arrow.empty_table(), *found])

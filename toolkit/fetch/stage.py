@@ -106,7 +106,7 @@ def _download(task: Task, checkpoint: Checkpoint, urls: Mapping[int, str]) -> No
     network.open_files()
     config = task.config
     with network.runner() as runner:
-        known = known_hosts(task.table("hosts"), urls.values())
+        known = known_hosts(task, urls.values())
         client = Client(config.fetch, config.hosts.robots, known)
         flow = Flow(client, urls, config.fetch.concurrency * WINDOW)
         runner.run(flow.open())
@@ -154,12 +154,10 @@ def _record(row: int, answer: Answer, offset: int) -> Record:
     )
 
 
-def known_hosts(hosts: pa.Table, urls: Any) -> dict[str, Host]:
+def known_hosts(task: Task, urls: Any) -> dict[str, Host]:
     """Return what the stage hosts found of the authorities of these URLs."""
-    if hosts.num_rows == 0:
-        return {}
     wanted = {authority for url in urls if (authority := _authority(url)) is not None}
-    found = hosts.filter(pc.is_in(hosts["host"], value_set=pa.array(sorted(wanted), pa.string())))
+    found = task.find("hosts", "host", sorted(wanted))
     return {row["host"]: Host(tuple(row["addresses"] or ()), row["robots"], row["fault"]) for row in found.to_pylist()}
 
 

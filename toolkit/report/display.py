@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from toolkit.data.stage import Stage, stem
@@ -16,6 +17,19 @@ from toolkit.run.run import Run
 def display(run: Run) -> Lines | Bars:
     """Return progress bars where the output is a terminal, plain lines elsewhere."""
     return Bars(run) if sys.stdout.isatty() else Lines(run)
+
+
+@contextmanager
+def making(pairs: int) -> Iterator[Callable[[int], None]]:
+    """Show how far the demo's crawl is."""
+    if not sys.stdout.isatty():
+        yield lambda rows: None
+        return
+    from rich.progress import Progress
+
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("making the crawl", total=pairs)
+        yield lambda rows: progress.advance(bar, rows)
 
 
 class Lines:

@@ -262,6 +262,11 @@ class PlainTask(BaseTask):
                     return found
         return self._counted() if stage == "words" else pair.schema(stage).empty_table()
 
+    def find(self, stage: str, column: str, values: Sequence[str]) -> pa.Table:
+        """Return rows of a table that was given as input."""
+        found = self.table(stage)
+        return found.filter(pc.is_in(found[column], value_set=pa.array(values, pa.string())))
+
     def _counted(self) -> pa.Table:
         folder = files.make(self.books.folder / "words")
         task = PlainTask(BY_NAME["words"], self._inputs, self.config, folder, folder)

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 import toolkit
 from toolkit.config import Config
@@ -183,6 +182,11 @@ class RunTask(BaseTask):
         columns = ["id", "dropped"] if stage == "source" else None
         return self.read(BY_NAME[stage], unit, columns, checked=stage != "source")
 
+    def find(self, stage: str, column: str, values: Sequence[str]) -> pa.Table:
+        """Return rows of an earlier reduce stage's table, without holding all of it."""
+        with self.path(BY_NAME[stage], 0, ".parquet").open("rb") as file:
+            return table.find(file, column, pa.array(values, pa.string()))
+
     def open(self, stage: str, suffix: str, shard: int | None = None) -> IO[bytes]:
         """Open an earlier file; of tars only the size is checked here, each image has its own digest."""
         unit = self.unit if shard is None else shard
@@ -245,9 +249,8 @@ class ShardTables:
         unique = BY_NAME["unique"]
         rows = []
         for part in range(self.task.parts):
-            path = self.task.path(unique, part, ".parquet", checked=False)
-            with path.open("rb") as file:
-                found = pq.read_table(file, columns=["row"], filters=[("shard", "==", self.shard)], use_threads=False)
+            with self.task.path(unique, part, ".parquet", checked=False).open("rb") as file:
+                found = table.find(file, "shard", pa.array([self.shard], pa.int32()))
             rows.append(found["row"].to_numpy())
         return np.sort(np.concatenate(rows)).astype(np.int64)
 

@@ -8,6 +8,7 @@ Deterministic: the same text gives the same answer on every machine of one model
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,8 @@ MAX_CHARS = 2_000
 MIN_PROBABILITY = 0.2
 # zh, yue and wuu are one written language here, as CLD2 names all three zho.
 _CHINESE = frozenset({"__label__zh", "__label__yue", "__label__wuu"})
+# lid.176 takes some Han-only captions for Japanese (3 of 280 real ones); Japanese captions of a page have kana.
+_KANA = re.compile("[\u3041-\u30fa\uff66-\uff9d]")
 _PREFIX = len("__label__")
 # ISO 639-3 of the ISO 639-1 codes in lid.176 (its other labels are ISO 639-3 already; "als" is Alemannic there, "eml"
 # and "bh" have no single code and stay as they are).
@@ -48,8 +51,9 @@ def chinese(texts: Sequence[str]) -> npt.NDArray[np.float32]:
 def detect(text: str) -> str:
     """Return the ISO 639-3 code of the text's most probable language, or "" where nothing is likely."""
     odds: dict[str, float] = {}
+    han = _CHINESE if _KANA.search(text) else _CHINESE | {"__label__ja"}
     for probability, label in _predict(text):
-        code = "zho" if label in _CHINESE else label[_PREFIX:]
+        code = "zho" if label in han else label[_PREFIX:]
         odds[code] = odds.get(code, 0.0) + probability
     if not odds:
         return ""
