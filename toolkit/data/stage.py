@@ -22,7 +22,7 @@ class Kind(StrEnum):
     COLLECTIVE = "collective"  # one unit per batch (or one in all); reads features of many shards
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)  # one object a stage: compared by identity, which is fast
 class Stage:
     """One stage of the recipe.
 
@@ -54,27 +54,34 @@ def stem(unit: int) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
-    """One published file: its path in the stage's data folder, its size, and its BLAKE2b-256 digest (hex)."""
+    """One published file."""
 
     path: str
+    """Path below the stage's `data/`."""
     bytes: int
+    """Its size."""
     digest: str
-    rows: int | None  # of a table; null for other files
+    """BLAKE2b-256 of its bytes, 64 hex digits."""
+    rows: int | None
+    """Rows of a table; null for other files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FunnelRow:
-    """One step of the funnel: pairs left after it and dropped by it, in this run and in the paper.
-
-    A count is null where nobody counted: the step was not run, or the paper has no such step.
-    """
+    """One step of the funnel. A count is null where nobody counted."""
 
     step: str
+    """Name of the step; the first row is `raw`, the pairs that were found."""
     left: int | None
+    """Pairs left after it; null where it is not run or was not reached."""
     dropped: int | None
+    """Pairs dropped by it, or changed by a rewriting step."""
     paper_left: int | None
+    """Pairs left in the paper's Table 6; null where it has no such row."""
     paper_dropped: int | None
-    state: Literal["run", "not run", "rewrite"]  # rewrite: changes texts, drops nothing
+    """Pairs dropped there."""
+    state: Literal["run", "not run", "rewrite"]
+    """Whether the configuration runs it; rewrite: it changes texts and drops nothing."""
 
 
 class Stopped(Exception):  # noqa: N818 (an event, not an error)

@@ -26,24 +26,37 @@ from toolkit.run.layout import Layout
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """What a finished unit leaves: its files, what they were made of, and what was counted.
-
-    `facts` hold what may differ between two runs of the same work (times, host, attempt); they are not digested.
-    """
+    """What a finished unit leaves: its files, what they were made of, and what was counted."""
 
     stage: str
+    """Folder of the stage, e.g. 30_fetch."""
     unit: int
+    """The unit: a shard, a batch, a part of the ids, or the closing unit."""
     version: int
+    """The stage's version; another one makes the mark stale."""
     outputs: list[Output]
+    """The published files."""
     inputs: dict[str, str]
+    """For each stage that this unit read, the digest of its mark, or of its marks folded; another one makes the mark
+    stale."""
     rows_in: int
+    """Rows written, and rejected rows that were only counted."""
     rows_out: int
+    """Rows written that no step dropped."""
     drops: dict[str, int] = {}
+    """Rows dropped, by step."""
     counts: dict[str, int] = {}
+    """Rows changed, by rewriting step."""
     tallies: dict[str, int] = {}
+    """Other numbers by name: of source `records`, `records.damaged`, `pages`, `links.no_src`, `links.data`,
+    `links.no_alt`, and with `rejects: counts` `language.CODE` and `host.NAME` of the rejected rows."""
     damages: int = 0
+    """Bad records and files that were passed over."""
     damage: list[tuple[str, str]] = []
+    """The first 100 of them: where, and what."""
     facts: dict[str, Any] = {}
+    """What may differ between two runs of the same work, and is not digested: `host`, `attempt`, `started` (UTC),
+    `seconds`, `toolkit` (its version)."""
 
     @property
     def digest(self) -> str:
@@ -78,7 +91,7 @@ class Ledger:
 
     layout: Layout
     _known: dict[str, dict[int, Entry]] = field(default_factory=dict)
-    _digests: dict[str, str] = field(default_factory=dict)
+    _digests: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def entries(self, stage: Stage) -> dict[int, Entry]:
         """Return the marks of a stage by unit, valid or stale."""
@@ -94,10 +107,11 @@ class Ledger:
         mark = read_mark(self.layout.mark(stage, unit))
         return None if mark is None else Entry(mark, mark.digest)
 
-    def digest(self, stage: Stage) -> str:
-        """Return the digest of all marks of a stage."""
+    def digest(self, stage: Stage, units: int) -> tuple[int, str]:
+        """Return how many of a stage's first units have a mark, and one digest of those marks."""
         if stage.name not in self._digests:
-            self._digests[stage.name] = fold_digest((u, e.digest) for u, e in self.entries(stage).items())
+            found = [(u, e.digest) for u, e in self.entries(stage).items() if u < units]
+            self._digests[stage.name] = len(found), fold_digest(found)
         return self._digests[stage.name]
 
     def forget(self, stage: Stage | None = None) -> None:

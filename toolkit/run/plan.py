@@ -41,12 +41,19 @@ class StagePlan:
     """One stage of the plan; rows and hours are estimates, units and done are facts."""
 
     stage: str
+    """Name of the stage."""
     kind: str
+    """map, reduce or collective."""
     units: int
+    """Units of the stage."""
     done: int
+    """Units with a valid mark."""
     rows: int
+    """Rows that it reads."""
     gigabytes: float
+    """10^9 bytes that it writes."""
     core_hours: float
+    """Hours of one core for the units that are not done."""
 
 
 def plan(run: Run) -> list[StagePlan]:

@@ -108,7 +108,7 @@ class Run:
     def input_digests(self, stage: Stage, unit: int) -> dict[str, str] | None:
         """Return the digests of what a unit is made of, or None while something is missing."""
         if stage.close is not None and unit == self.units(stage):
-            found = self._every(stage, range(self.units(stage)))
+            found = self._all(stage)
             return None if found is None else {stage.name: found}
         digests: dict[str, str] = {}
         for name in stage.after:
@@ -127,21 +127,23 @@ class Run:
         if stage.kind is Kind.MAP and earlier.kind is Kind.COLLECTIVE:
             return self._one(earlier, self.batch(unit) if earlier.name == "dedup" else 0)
         if stage.name == "dedup":
-            return self._every(earlier, self.batch_shards(unit))
-        return self._every(earlier, range(self.units(earlier)))
+            return self._some(earlier, self.batch_shards(unit))
+        return self._all(earlier)
 
     def _one(self, stage: Stage, unit: int) -> str | None:
         entry = self.ledger.entry(stage, unit)
         return entry.digest if entry else None
 
-    def _every(self, stage: Stage, units: Sequence[int]) -> str | None:
+    def _all(self, stage: Stage) -> str | None:
+        units = self.units(stage)
+        found, digest = self.ledger.digest(stage, units)
+        return digest if found == units or self.config.allow_missing else None
+
+    def _some(self, stage: Stage, units: Sequence[int]) -> str | None:
         entries = self.ledger.entries(stage)
-        missing = sum(u not in entries for u in units)
-        if missing and not self.config.allow_missing:
-            return None
-        if len(units) == self.units(stage) == len(entries):
-            return self.ledger.digest(stage)
-        return fold_digest((u, entries[u].digest) for u in units if u in entries)
+        found = [u for u in units if u in entries]
+        complete = len(found) == len(units) or self.config.allow_missing
+        return fold_digest((u, entries[u].digest) for u in found) if complete else None
 
     def valid(self, stage: Stage, unit: int) -> Entry | None:
         """Return the unit's mark if it fits its inputs and the stage's version."""

@@ -31,11 +31,14 @@ from toolkit.run.task import RunTask
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: where, and what."""
+    """One thing that is wrong."""
 
     stage: str
+    """Name of the stage."""
     unit: int
+    """The unit; 0 for files that belong to no mark."""
     what: str
+    """What is wrong with it."""
 
     def __str__(self) -> str:
         return f"{self.stage} {stem(self.unit)}: {self.what}"
