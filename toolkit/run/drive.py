@@ -16,7 +16,7 @@ from toolkit.errors import UserError, WorkError
 from toolkit.run import files, signals
 from toolkit.run.executors import EXECUTORS, Event, Execute, inline
 from toolkit.run.funnel import funnel, tree
-from toolkit.run.ledger import forward
+from toolkit.run.ledger import forward, tidy
 from toolkit.run.run import Run
 
 
@@ -73,6 +73,7 @@ def _drive(run: Run, display: Display, until: str | None) -> Outcome:
             if driver.outcome.stopped:
                 break
             if run.complete(stage):
+                tidy(run.layout, stage)
                 run.ledger.fold(stage)
             files.replace(run.layout.funnel, json.dumps(tree(funnel(run)), indent=1).encode())
             if stage.name == until:

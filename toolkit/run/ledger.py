@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from toolkit.config.config import canonical
 from toolkit.data import table
-from toolkit.data.stage import Output, Stage
+from toolkit.data.stage import Output, Stage, stem
 from toolkit.errors import WorkError
 from toolkit.run import files
 from toolkit.run.layout import Layout
@@ -224,12 +224,20 @@ def sweep(layout: Layout, stage: Stage, unit: int) -> None:
     """Remove what is left in work/ of a unit that has its mark."""
     if not layout.mark(stage, unit).exists():
         return
-    winner = layout.winner(stage, unit)
-    prefix = winner.name.partition(".")[0]
-    for path in layout.work(stage).glob(f"{prefix}.*"):
+    _empty(layout.work(stage).glob(f"{stem(unit)}.*"))
+
+
+def tidy(layout: Layout, stage: Stage) -> None:
+    """Empty the work/ folder of a complete stage: a kill between the mark and the sweep leaves something there."""
+    _empty(layout.work(stage).glob("*"))
+
+
+def _empty(paths: Iterable[Path]) -> None:
+    for path in paths:
         if path.is_dir():
             files.clear(path)
-    files.remove(winner)
+        else:
+            files.remove(path)
 
 
 def check_output(layout: Layout, stage: Stage, output: Output) -> Path:
