@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test prove lint format clean
+.PHONY: demo test prove lint format docs clean
 
 demo: $(READY)
 	$(BIN)/danqing demo
@@ -24,6 +24,9 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix toolkit tests tools
 	$(BIN)/ruff format toolkit tests tools
+
+docs: $(READY)
+	$(BIN)/python tools/docs
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -60,30 +60,35 @@ def run(
 
 def _drive(config: Any, until: str | None) -> Any:
     """Create or continue a run and bring it as far as it goes; return it."""
-    from toolkit.report.display import display
-    from toolkit.run import signals
-    from toolkit.run.drive import drive
     from toolkit.run.run import create
 
     _check(config)
     opened = create(config)
+    _finish(opened, until)
+    return opened
+
+
+def _finish(opened: Any, until: str | None) -> None:
+    from toolkit.report.display import display
+    from toolkit.run import signals
+    from toolkit.run.drive import drive
+
     signals.reset()
     signals.listen(signals.INTERRUPT)
     outcome = drive(opened, show := display(opened), until)
     show.close(opened, outcome)
     if not outcome.complete:
         raise WorkError(_incomplete(outcome))
-    return opened
 
 
 def _incomplete(outcome: Any) -> str:
     again = "Run the same command again to go on; finished work is kept."
     if outcome.stopped:
         return f"Stopped before the end, as asked. {again}"
-    aside = "; ".join(f"{stage} {unit:06d}: {reason}" for (stage, unit), reason in list(outcome.aside.items())[:5])
-    waiting = "; ".join(outcome.waiting[:3])
-    rest = f" Not run for want of input: {waiting}." if waiting else ""
-    return f"{len(outcome.aside)} units failed and were set aside: {aside}.{rest} Mend the cause. {again}"
+    named = [f"{stage} {unit:06d}: {reason.rstrip('.')}" for (stage, unit), reason in list(outcome.aside.items())[:5]]
+    failed = f"{len(outcome.aside)} units failed and were set aside: {'; '.join(named)}. " if named else ""
+    waiting = f"Not run for want of input: {'; '.join(outcome.waiting[:3])}. " if outcome.waiting else ""
+    return f"{failed}{waiting}Mend the cause. {again}"
 
 
 @app.command()
@@ -121,6 +126,15 @@ def funnel(run_folder: RunPath, as_json: Json = False) -> None:
 
 
 @app.command()
+def report(run_folder: RunPath) -> None:
+    """Write RUN/report.html: the funnel, and a sample of what each step dropped and of what was kept."""
+    from toolkit.report.page import write
+    from toolkit.run.run import open_run
+
+    typer.echo(write(open_run(run_folder)))
+
+
+@app.command()
 def why(
     run_folder: RunPath,
     key: Annotated[str, typer.Argument(metavar="ID_OR_URL", help="A pair's id or its image URL.", show_default=False)],
@@ -154,7 +168,19 @@ def verify(run_folder: RunPath, as_json: Json = False) -> None:
         tree, as_json, lambda _: [*map(str, found), f"{opened.layout.root}: {'sound' if not found else 'not sound'}"]
     )
     if found:
-        raise WorkError(f"{len(found)} problems; `danqing run` redoes what is missing or stale.")
+        raise WorkError(f"{len(found)} problems; `danqing repair {run_folder}` redoes those units and no others.")
+
+
+@app.command()
+def repair(run_folder: RunPath) -> None:
+    """Verify, redo each unit that is missing or damaged, and what depends on it where its bytes came out different."""
+    from toolkit.run.run import open_run
+    from toolkit.run.verify import repair as mend
+
+    opened = open_run(run_folder)
+    for problem in mend(opened):
+        typer.echo(f"redo {problem}")
+    _finish(open_run(run_folder), None)
 
 
 @app.command()
@@ -168,22 +194,22 @@ def stage(
     sets: Sets = None,
 ) -> None:
     """Run one stage on plain files, without a run folder."""
-    from toolkit.config.config import expand, load, section
+    from toolkit.config.config import alone, expand
     from toolkit.report.display import stage_lines
+    from toolkit.run import signals
     from toolkit.run.plain import run_stage
 
     _stage(name)
-    loaded = section(name, load(config, sets or [], needs_input=False) if config else None, sets or [])
+    loaded = alone(name, config, sets or [])
     if name in ("fetch", "hosts"):
         _check(loaded)
-    paths = [Path(p) for pattern in inputs for p in expand(pattern, "--input")]
-    task = run_stage(name, paths, output, loaded)
+    paths = dict.fromkeys(Path(path) for pattern in inputs for path in expand(pattern, "--input"))
+    signals.interrupt()
+    task = run_stage(name, list(paths), output, loaded)
     for line in stage_lines(task):
         typer.echo(line)
-    if task.damages_of_files:
-        raise WorkError(
-            f"{task.damages_of_files} input files could not be read and are named above; the others are done."
-        )
+    if task.broken:
+        raise WorkError(f"{len(task.broken)} inputs could not be read, and are named above; the others are done.")
 
 
 @app.command()

@@ -15,6 +15,8 @@ FETCH_REASONS = (
     *("not_image", "opt_out", "robots", "blocked_address", "host_down"),
 )
 
+# A stage's version is raised by one whenever its output for the same input changes, by its own code or by what it
+# calls: finished shards are then stale and redone. It stands here and nowhere else.
 STAGES: tuple[Stage, ...] = (
     Stage(
         name="source",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -85,9 +86,9 @@ class Desk:
     def rows(self, *names: str, shard: int | None = None) -> pa.Table:
         return self._rows.select(list(names))
 
-    def table(self, stage: str, unit: int = 0) -> pa.Table:
-        assert stage == "hosts"
-        return self.hosts
+    def find(self, stage: str, column: str, values: list[str]) -> pa.Table:
+        assert (stage, column) == ("hosts", "host")
+        return self.hosts.filter(pc.is_in(self.hosts["host"], value_set=pa.array(values, pa.string())))
 
     def create(self, suffix: str) -> io.BytesIO:
         assert suffix == ".tar"

@@ -182,4 +182,4 @@ def test_members_that_are_not_what_was_fetched_cost_themselves(tmp_path):
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert [row["fault"] for row in rows] == [None, "digest", "missing", "missing"]
     assert [row["dropped"] for row in rows] == [None] + ["image.decode"] * 3
-    assert task.books.damages == 3
+    assert task.books.damages == 4  # the tar that ends before an offset is named too

@@ -23,8 +23,6 @@ from toolkit.dedup.exact import Float, Half, chunk, cosines, dots, squares, step
 from toolkit.dedup.living import living, windows
 from toolkit.errors import UserError
 
-VERSION = 1
-
 
 def outside(table: pa.Table, section: Align) -> npt.NDArray[np.bool_]:
     """Reject pairs outside the band, whose two ends belong to it, and pairs without a cosine."""

@@ -32,6 +32,17 @@ from toolkit.errors import UserError
 LISTS = ("source.blacklist", "source.safety", "text.stopwords", "text.lexicon", "text.tokenizer")
 BUILTIN = "builtin"
 
+# The sections that a stage reads, where they are not the one of its name.
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "unique": (),
+    "text": ("text", "words"),  # without a table of the stage words it counts them itself
+    "hosts": ("hosts", "fetch"),
+    "fetch": ("fetch", "hosts"),
+    "embed": ("embed", "image"),
+    "merge": ("dedup",),
+}
+PAPER_BAND = {"l2": [1.06, 1.24]}
+
 
 class Config(Section):
     """One run."""
@@ -40,12 +51,11 @@ class Config(Section):
     """Folder of the run; made if missing."""
 
     input: Input
-    """The raw files."""
 
     batches: int = Field(1, ge=1)
     """Batches deduplicated apart before all are merged (paper: 7); batch of shard s = s * batches // shards."""
 
-    allow_missing: bool = False
+    allow_missing: bool = local(False)
     """Whether stages that need all shards go on without those that were set aside; card and report name them."""
 
     source: Source = Source()
@@ -71,16 +81,11 @@ class InputFile:
     bytes: int
 
 
-def load(path: str, overrides: Sequence[str] = (), needs_input: bool = True) -> Config:
-    """Read a configuration file with its bases and `--set` overrides; raises UserError with one paragraph.
-
-    With `needs_input=False` (single stages on plain files) run_dir and input may be missing.
-    """
+def load(path: str, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file with its bases and `--set` overrides; raises UserError with one paragraph."""
     tree = _read(Path(path), seen=())
     for override in overrides:
         _assign(tree, override)
-    if not needs_input:
-        tree.setdefault("input", {"kind": "table", "paths": ["-"]})
     return check(tree, path)
 
 
@@ -189,16 +194,23 @@ def expand(pattern: str, option: str) -> list[str]:
     return matches
 
 
-def section(name: str, config: Config | None, overrides: Sequence[str]) -> Config:
-    """Return the configuration for one stage alone: the given one, or the defaults with the `--set` overrides."""
-    if config is not None:
-        return config
-    tree: dict[str, Any] = {"input": {"kind": "table", "paths": ["-"]}}
+def alone(name: str, path: str | None, overrides: Sequence[str]) -> Config:
+    """Return the configuration of one stage alone, from a file or the defaults; raises UserError.
+
+    Only what the stage reads counts: a mistake elsewhere in the file stops nothing. A stage that is asked for by name
+    is run, whether or not the configuration leaves it out of a whole run.
+    """
+    wanted = SECTIONS.get(name, (name,))
+    tree = {key: value for key, value in (_read(Path(path), seen=()) if path else {}).items() if key in wanted}
     for override in overrides:
+        if override.partition("=")[0].split(".")[0] not in wanted:
+            raise UserError(f"--set {override}: the stage {name} reads no options but those of {', '.join(wanted)}.")
         _assign(tree, override)
-    if name == "align":
-        tree.setdefault("align", {"l2": [1.06, 1.24]})
-    return check(tree, "--set")
+    if name == "align" and tree.get("align") is None:
+        tree["align"] = PAPER_BAND
+    if name in ("dedup", "merge") and isinstance(tree.get("dedup"), dict):
+        tree["dedup"] = tree["dedup"] | {"scope": "both"}
+    return check({**tree, "input": {"kind": "table", "paths": ["-"]}}, path or "--set")
 
 
 def digest(config: Config, inputs: Sequence[InputFile]) -> str:

@@ -23,7 +23,7 @@ class Input(Section):
 
 
 class Source(Section):
-    """Paper section 1.1 of docs/recipe notes: language, reliability, length, safety."""
+    """What makes a pair of the crawl a raw pair: language, safety, reliability, length (paper, data sources)."""
 
     language: str = "zho"
     """ISO 639-3 code that the page's first language must have; "any" keeps all."""

@@ -14,7 +14,7 @@ on float16 rows. `/text` and the attributes may be missing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import IO, Any
 
@@ -23,12 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.data.pair import ID_BYTES
-from toolkit.errors import WorkError
+from toolkit.errors import UserError, WorkError
 
 Rows = npt.NDArray[np.float16]  # (n, d)
 Ids = npt.NDArray[np.uint8]  # (n, 16)
 
 ALIGNMENT = 4096
+BLOCK = 8192  # rows copied at once
 FORMAT = ("v110", "v110")  # oldest and newest version of HDF5's own structures; fixed, so that bytes are
 
 
@@ -70,6 +71,32 @@ def write(
         _fill(_dataset(file, "image", (len(ids), dim), np.float16), image)
         if text is not None:
             _fill(_dataset(file, "text", (len(ids), dim), np.float16), text)
+
+
+def merge(sink: IO[bytes], sources: Sequence[IO[bytes]]) -> None:
+    """Write several files of features as one, in float16; text where all have it.
+
+    Raises FeatureError, and UserError for files of different encoders.
+    """
+    with ExitStack() as stack:
+        parts = [stack.enter_context(read(source)) for source in sources]
+        if len(dims := sorted({part.dim for part in parts})) > 1:
+            raise UserError(
+                f"The feature files have rows of {' and '.join(map(str, dims))} values; only features of one encoder "
+                "can be compared. Give files of one encoder, or embed them again."
+            )
+
+        def blocks(name: str) -> Iterator[Rows]:
+            for part in parts:
+                yield from (part.block(at, at + BLOCK, name) for at in range(0, len(part), BLOCK))
+
+        write(
+            sink,
+            ids=np.concatenate([part.ids for part in parts]),
+            image=blocks("image"),
+            dim=dims[0],
+            text=blocks("text") if all(part.has_text for part in parts) else None,
+        )
 
 
 def _dataset(file: Any, name: str, shape: tuple[int, int], dtype: type[np.generic]) -> Any:

@@ -56,7 +56,7 @@ COLUMNS: list[Column] = [
         ("language", _S, "", "the page's first language, ISO 639-3 where known; empty where not"),
         ("language_by", _S, "", "who said so: cld2 (Common Crawl's record), detector (ours), none"),
         ("chars", _I32, "characters", "length of the text, white space at both ends apart"),
-        ("file", _I32, "", "index of the input file in run.yaml's list"),
+        ("file", _I32, "", "line of the input file in inputs.jsonl, from 0"),
         ("record", _I64, "bytes", "offset of the page's record in the input file; the row number for tables"),
         _DROPPED,
     ),

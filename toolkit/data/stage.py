@@ -27,7 +27,7 @@ class Stage:
     """One stage of the recipe.
 
     `run` is named as "module:function" so that importing the recipe imports no heavy package. `after` names the
-    stages whose rows or files this stage reads; the last `pairs` stage among them decides which rows are alive.
+    stages whose rows or files this stage reads, and is stale without.
     `version` is raised whenever the stage's output for the same input changes; finished shards are then redone.
     """
 

@@ -73,6 +73,18 @@ def read(source: IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:
 def find(source: IO[bytes], column: str, values: pa.Array) -> pa.Table:
     """Read the rows whose column is one of the values, one row group at a time, however large the table is."""
     file = pq.ParquetFile(source, page_checksum_verification=True)
-    groups = (file.read_row_group(i, use_threads=False) for i in range(file.num_row_groups))
+    chosen = [i for i in range(file.num_row_groups) if _may_hold(file.metadata.row_group(i), column, values)]
+    groups = (file.read_row_group(i, use_threads=False) for i in chosen)
     found = [group.filter(pc.is_in(group[column], value_set=values)) for group in groups]
     return pa.concat_tables([file.schema_arrow.empty_table(), *found])
+
+
+def _may_hold(group: pq.RowGroupMetaData, column: str, values: pa.Array) -> bool:
+    """Return whether a row group can hold one of the values, judged by its smallest and largest."""
+    if not len(values):
+        return False
+    found = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == column)
+    if found.statistics is None or not found.statistics.has_min_max:
+        return True
+    bounds = pc.min_max(values).as_py()
+    return bool(found.statistics.min <= bounds["max"] and bounds["min"] <= found.statistics.max)

@@ -23,7 +23,6 @@ from toolkit.dedup.living import living, windows
 from toolkit.dedup.survivors import Survivors, alone, survivors
 from toolkit.errors import UserError
 
-VERSION = 1
 STEP = {"dedup": "dedup.batch", "merge": "merge.global"}
 
 

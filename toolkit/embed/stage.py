@@ -24,7 +24,6 @@ from toolkit.image.fault import Fault
 from toolkit.image.members import COLUMNS, members
 from toolkit.image.stage import guard
 
-VERSION = 1
 BLOCK = 1000  # rows encoded and written at once
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from toolkit.config.config import canonical
 from toolkit.data.pair import ID_BYTES, schema
-from toolkit.data.stage import Task, stem
+from toolkit.data.stage import Task
 from toolkit.data.table import build
 from toolkit.data.tar import TarWriter, member
 from toolkit.data.verdict import Reject
@@ -24,7 +24,6 @@ from toolkit.errors import UserError, WorkError
 from toolkit.export.card import card
 from toolkit.export.manifest import absent, manifest
 
-VERSION = 1
 STEPS: Mapping[str, Reject] = {}
 
 # Pairs between two reports of progress, which are also the points where a task that is asked to stop stops.

@@ -19,7 +19,6 @@ from toolkit.fetch import client as network
 from toolkit.fetch.addresses import DropError, Target, parse
 from toolkit.fetch.client import Client, Host
 
-VERSION = 1
 STEPS: Final = ()  # drops nothing: fetch does
 PART = 5_000  # hosts
 

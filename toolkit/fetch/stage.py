@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from toolkit.data import table
 from toolkit.data.pair import ID_BYTES, schema
@@ -30,7 +29,6 @@ from toolkit.fetch import client as network
 from toolkit.fetch.addresses import DropError, parse
 from toolkit.fetch.client import Answer, Client, Host
 
-VERSION = 1
 WINDOW = 16  # images started, for each one that may be under way: so that one host's queue does not idle the others
 POLL_S = 0.25  # how often a quiet moment asks whether to stop
 SAFE_ROWS = 1_000  # rows between two looks at the stop sign while the tar is put together

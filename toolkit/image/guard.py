@@ -100,7 +100,7 @@ class Guard:
     def _start(self) -> subprocess.Popen[bytes]:
         root = str(Path(__file__).parents[2])
         paths = os.pathsep.join([root, *(path for path in sys.path if path)])
-        self._child = subprocess.Popen(  # noqa: S603 (our own words, no shell)
+        self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__, str(os.getpid()), *self._command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,7 +1,7 @@
 """Stage image: one decode an image, in a guarded child process; shape, texture, sharpness and entropy measured.
 
 Measures never depend on thresholds (`max_pixels` apart, which decides what is decoded at all). Paper, section 3.2
-"visual diversification"; docs/recipe notes 1.3 for what the paper leaves open.
+"visual diversification"; docs/configuration.md says what the paper leaves open.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from toolkit.image.guard import Guard
 from toolkit.image.measures import Measures
 from toolkit.image.members import COLUMNS, members
 
-VERSION = 1
 BATCH = 1000  # rows measured between two signs of progress
 
 Rejected = npt.NDArray[np.bool_]

@@ -128,28 +128,47 @@ def summary(run: Run, outcome: Outcome, seconds: float) -> Iterator[str]:
 
 
 def funnel_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Return the funnel as a table with the paper's counts beside it."""
-    yield f"{'step':<22} {'left':>13} {'dropped':>11} {'%':>6}   {'paper left':>13} {'%':>6}"
-    before: int | None = None
+    """Return the funnel as a table with the paper's counts beside it; % is of the pairs that reached the step."""
+    yield f"{'step':<21} {'left':>13} {'dropped':>13} {'%':>5} {'paper: left':>15} {'%':>5}"
+    for row in _brief(rows):
+        left, dropped, share = _ours(row)
+        yield f"{row['step']:<21} {left:>13} {dropped:>13} {share:>5} {_paper(row)}".rstrip()
+
+
+def _brief(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Leave out reasons of fetch that dropped nothing, and sum them up in one row, which the paper has too."""
+    reasons = [row for row in rows if row["step"].startswith("fetch.")]
     for row in rows:
-        if row["state"] == "not run" or row["left"] is None:
-            what = "not run" if row["state"] == "not run" else "not reached"
-            yield f"{row['step']:<22} {what:>13} {'':>11} {'':>6}   {_paper(row)}".rstrip()
-            continue
-        share = f"{100 * (row['dropped'] or 0) / before:.1f}" if before else ""
-        dropped = "" if row["dropped"] is None else f"{row['dropped']:,}"
-        if row["state"] == "rewrite":
-            dropped, share = f"({dropped})", "rewr."
-        yield f"{row['step']:<22} {row['left']:>13,} {dropped:>11} {share:>6}   {_paper(row)}".rstrip()
-        before = row["left"]
+        if not row["step"].startswith("fetch."):
+            yield row
+        elif row["dropped"]:
+            yield row | {"paper_left": None, "paper_dropped": None}
+        if reasons and row is reasons[-1]:
+            dropped = None if row["dropped"] is None else sum(r["dropped"] for r in reasons)
+            yield row | {"step": "fetch (all reasons)", "dropped": dropped}
+
+
+def _ours(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Return what a row says of this run: left, dropped, and the share that was dropped."""
+    if row["state"] == "not run":
+        return "not run", "", ""
+    if row["left"] is None:
+        return "not reached", "", ""
+    left, dropped = f"{row['left']:,}", row["dropped"]
+    if row["state"] == "rewrite":
+        return left, f"({dropped:,})", "rewr."
+    return left, "" if dropped is None else f"{dropped:,}", _share(row["left"], dropped)
 
 
 def _paper(row: dict[str, Any]) -> str:
     if row["paper_left"] is None:
         return ""
-    dropped = row["paper_dropped"]
-    share = "" if dropped is None else f"{100 * dropped / (row['paper_left'] + dropped):.1f}"
-    return f"{row['paper_left']:>13,} {share:>6}"
+    return f"{row['paper_left']:>15,} {_share(row['paper_left'], row['paper_dropped']):>5}"
+
+
+def _share(left: int, dropped: int | None) -> str:
+    reached = left + (dropped or 0)
+    return "" if dropped is None or not reached else f"{100 * dropped / reached:.1f}"
 
 
 def plan_lines(state: dict[str, Any]) -> Iterator[str]:

@@ -16,9 +16,9 @@ Row = Mapping[str, Any]
 
 
 class Reason(NamedTuple):
-    """The column that a step looks at, and what it says of one row."""
+    """The measured column that a step looks at, None where it is no single one, and what it says of one row."""
 
-    column: str
+    column: str | None
     words: Callable[[Row, Config], str]
 
 
@@ -28,8 +28,10 @@ def reason(step: str, row: Row, config: Config) -> str:
 
 
 def measure(stage: str, step: str) -> str:
-    """Return the column of the stage's table that the step looks at, with its unit and meaning."""
+    """Return the column of the stage's table that the step looks at, with unit and meaning; empty where none."""
     name = REASONS[step].column
+    if name is None:
+        return ""
     column = next(c for c in COLUMNS if (c.stage, c.name) == (stage, name))
     return f"{name}{f' ({column.unit})' if column.unit else ''}: {column.doc}"
 
@@ -43,8 +45,21 @@ def _value(column: str, threshold: Callable[[Config], str]) -> Reason:
     return Reason(column, lambda row, config: f"{column} {number(row[column])}, {threshold(config)}")
 
 
-def _said(column: str, words: str) -> Reason:
-    return Reason(column, lambda row, config: words)
+def _said(words: str) -> Reason:
+    return Reason(None, lambda row, config: words)
+
+
+def _fetch(words: Callable[[Row, Config], str]) -> Reason:
+    """Say also where redirects led, for that is what failed."""
+    return Reason(None, lambda row, config: f"{words(row, config)}{_led(row)}")
+
+
+def _led(row: Row) -> str:
+    return f", after {row['redirects']} redirects at {row['final_url']}" if row["redirects"] else ""
+
+
+def _failed(words: str) -> Reason:
+    return _fetch(lambda row, config: words)
 
 
 def _status(row: Row, config: Config) -> str:
@@ -70,7 +85,7 @@ def _shape(row: Row, config: Config) -> str:
 
 def _set(row: Row, config: Config) -> str:
     return (
-        f"in a set of {row['size']:,} images linked by distances below {config.dedup.distance:g}; "
+        f"in a set of {row['size']:,}, linked by distances below {config.dedup.distance:g}; "
         f"{number(row['distance'])} from its centroid"
     )
 
@@ -88,35 +103,35 @@ def _first(row: Row, config: Config) -> str:
 
 
 REASONS: Mapping[str, Reason] = {
-    "source.url": _said("url", "no address that can be asked for"),
+    "source.url": _said("no address that can be asked for"),
     "source.language": Reason("language", _language),
-    "source.safety": _said("text", "a term of the list source.safety is in the text"),
-    "source.blacklist": Reason("page", lambda row, config: f"its host or that of its page is listed: {row['page']}"),
+    "source.safety": _said("a term of the list source.safety is in the text"),
+    "source.blacklist": Reason(None, lambda row, config: f"its host or that of its page is listed: {row['page']}"),
     "source.length": _value("chars", lambda c: f"from {c.source.min_chars} to {c.source.max_chars}"),
-    "source.duplicate": Reason("first_shard", _first),
+    "source.duplicate": Reason(None, _first),
     "text.language": _value("chinese", lambda c: f"at least {c.text.min_chinese:g}"),
     "text.stopwords": _value("content", lambda c: f"at least {c.text.min_content}"),
     "text.noun": _value("nouns", lambda c: f"at least {c.text.min_nouns}"),
     "text.unknown": _value("unknown", lambda c: f"at most {c.text.max_unknown}"),
     "text.entropy": _value("text_entropy", lambda c: f"at least {c.text.min_entropy:g}"),
     "text.safety": Reason("term", lambda row, config: f"the term {row['term']} of the lexicon is in the text"),
-    "fetch.bad_url": _said("final_url", "no address that can be asked for"),
-    "fetch.dns": _said("final_url", "the host has no address"),
-    "fetch.connect": _said("final_url", "no connection"),
-    "fetch.tls": _said("final_url", "no trusted TLS connection"),
-    "fetch.timeout": Reason("final_url", lambda row, config: f"not there after {config.fetch.timeout_s:g} s"),
-    "fetch.http_4xx": Reason("status", _status),
-    "fetch.http_5xx": Reason("status", _status),
-    "fetch.redirects": _value("redirects", lambda c: f"at most {c.fetch.redirects}, none malformed"),
-    "fetch.too_large": Reason("status", lambda row, config: f"more than {config.fetch.max_mb:g} MB"),
-    "fetch.incomplete": _said("status", "the body ended early"),
-    "fetch.not_image": Reason("mime", _mime),
-    "fetch.opt_out": _said("final_url", "X-Robots-Tag refuses the use (fetch.opt_out)"),
-    "fetch.robots": _said("final_url", "robots.txt of the host forbids it, or could not be read"),
-    "fetch.blocked_address": _said("final_url", "the host leads to an address that is not public"),
-    "fetch.host_down": _said("final_url", "given up: the host had failed too often"),
+    "fetch.bad_url": _failed("no address that can be asked for"),
+    "fetch.dns": _failed("the host has no address"),
+    "fetch.connect": _failed("no connection"),
+    "fetch.tls": _failed("no trusted TLS connection"),
+    "fetch.timeout": _fetch(lambda row, config: f"not there after {config.fetch.timeout_s:g} s"),
+    "fetch.http_4xx": _fetch(_status),
+    "fetch.http_5xx": _fetch(_status),
+    "fetch.redirects": _fetch(lambda row, config: f"more than {config.fetch.redirects}, or one that leads nowhere"),
+    "fetch.too_large": _fetch(lambda row, config: f"more than {config.fetch.max_mb:g} MB"),
+    "fetch.incomplete": _failed("the body ended early"),
+    "fetch.not_image": _fetch(_mime),
+    "fetch.opt_out": _failed("X-Robots-Tag refuses the use (fetch.opt_out)"),
+    "fetch.robots": _failed("robots.txt of the host forbids it, or could not be read"),
+    "fetch.blocked_address": _failed("the host leads to an address that is not public"),
+    "fetch.host_down": _failed("given up: the host had failed too often"),
     "image.decode": Reason("fault", lambda row, config: FAULTS.get(row["fault"], "unknown fault")),
-    "image.shape": Reason("width", _shape),
+    "image.shape": Reason(None, _shape),
     "image.texture": _value("texture", lambda c: f"at least {c.image.min_texture:g}"),
     "image.blur": _value("sharpness", lambda c: f"at least {c.image.min_sharpness:g}"),
     "image.entropy": _value("image_entropy", lambda c: f"at least {c.image.min_entropy:g}"),

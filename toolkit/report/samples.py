@@ -1,25 +1,25 @@
 """What each step dropped and what was kept: a few pairs of a run, with what was measured and a small picture.
 
-Promises: the same run gives the same samples, whatever else happens on the machine; at most SHARDS tables are searched
-for a sample, one in memory at a time; images are decoded in a guarded child process; a file of the run that is
-damaged or gone costs its samples alone, and is named.
+Promises: the same run gives the same samples; at most SHARDS tables are searched for a sample, one in memory at a
+time; images are decoded in a guarded child process; a file of the run that is damaged or gone costs its own samples,
+and is named.
 
-A sample is the smallest ids (which are random numbers) of the first shards that hold enough of them.
+A sample is the smallest ids, which are as good as drawn by lot, of the first tables that hold enough of them.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 from itertools import islice
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from toolkit.data import table
+from toolkit.data import pair, table
 from toolkit.data.stage import Kind, Stage
 from toolkit.data.tar import member
 from toolkit.image.fault import Fault
@@ -34,104 +34,199 @@ DROPPED, KEPT = 12, 24  # pairs in a sample of what a step dropped, and of what 
 SHARDS = 20  # tables searched for one sample, at most
 
 Row = dict[str, Any]
+Found = list[tuple[int, Row]]  # shards of pairs, with their rows in the table of the stage that is looked at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """One pair of a sample; texts are the crawl's own words and hostile."""
+    """One pair of a sample; url, text and caption are the crawl's own words and hostile."""
 
     id: str
     shard: int
-    url: str = ""
-    text: str = ""
-    caption: str = ""  # the refined text; empty where there is none or where it is the text
-    why: str = ""  # the measured value that decided and its threshold; empty for what was kept
-    picture: str | None = None  # base64 of a small JPEG
-    fault: str | None = None  # why there is no picture of an image that was fetched
+    url: str
+    text: str
+    caption: str | None = None  # the refined text
+    why: str = ""  # the measured value that decided, and its threshold; empty for what was kept
+    picture: str | None = None  # a small JPEG in base64
+    fault: str | None = None  # why an image that was fetched has no picture
     survivor: Pair | None = None  # who stays of its set of near-duplicates
-    lost: str | None = None  # id of a survivor that was not found in the tables searched
+    away: str | None = None  # id of a survivor that is not in the tables searched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """Some of the pairs that a step dropped (or that are left, with an empty `step`)."""
+    """Some of the `total` pairs that a step dropped, or that are left after a stage (`step` is empty)."""
 
     stage: str
     step: str
-    measure: str
+    measure: str  # the column that decided and its meaning
     total: int
     pairs: Sequence[Pair]
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Samples:
-    """The samples of one run; `faults` names the files that could not be read."""
+    """All samples of a run, and the files that could not be read for them."""
+
+    dropped: Sequence[Sample]
+    kept: Sample | None
+    faults: Sequence[str]
+
+
+def samples(run: Run) -> Samples:
+    """Return a sample for each step that dropped something, and one of what the furthest stage so far has left."""
+    with guard(run.config.image, "toolkit.report.thumbnail:thumbnail") as child:
+        reader = _Reader(run, child)
+        dropped = [
+            reader.dropped(stage, step) for stage in run.stages for step in stage.steps if drops(run, stage, step)
+        ]
+        return Samples(dropped=dropped, kept=reader.kept(), faults=list(reader.faults))
+
+
+def drops(run: Run, stage: Stage, step: str) -> int:
+    """Return how many pairs a step of the stage dropped so far."""
+    return sum(entry.mark.drops.get(step, 0) for entry in run.ledger.entries(stage).values())
+
+
+@dataclass
+class _Reader:
+    """Reads the tables and images of one run."""
 
     run: Run
-    faults: list[str] = field(default_factory=list)
+    child: Guard
+    faults: dict[str, None] = field(default_factory=dict)
 
-    def dropped(self) -> Iterator[Sample]:
-        """Yield a sample for each step that dropped something, in recipe order."""
-        for stage in self.run.stages:
-            for step in stage.steps:
-                total = sum(e.mark.drops.get(step, 0) for e in self.run.ledger.entries(stage).values())
-                if total:
-                    yield self._of_step(stage, step, total)
+    def dropped(self, stage: Stage, step: str) -> Sample:
+        found = self._first(stage, step, DROPPED)
+        pairs = [
+            replace(one, why=reason(step, row, self.run.config))
+            for one, (_, row) in zip(self._pairs(stage, found), found, strict=True)
+        ]
+        if stage.kind is Kind.COLLECTIVE:
+            pairs = self._beside(stage, step, found, pairs)
+        total = drops(self.run, stage, step)
+        return Sample(stage=stage.folder, step=step, measure=measure(stage.name, step), total=total, pairs=pairs)
 
     def kept(self) -> Sample | None:
-        """Return a sample of what is left after the furthest stage that has begun; None where none has."""
         for stage in reversed([s for s in self.run.stages if s.kind is not Kind.REDUCE]):
             entries = self.run.ledger.entries(stage)
             if entries:
-                total = sum(e.mark.rows_out for e in entries.values())
-                found = self._first(stage, None, self._tables(stage, None), KEPT)
-                return Sample(stage=stage.name, step="", measure="", total=total, pairs=self._shown(found))
+                pairs = self._pairs(stage, self._first(stage, None, KEPT))
+                total = sum(entry.mark.rows_out for entry in entries.values())
+                return Sample(stage=stage.folder, step="", measure="", total=total, pairs=pairs)
         return None
-
-    def _of_step(self, stage: Stage, step: str, total: int) -> Sample:
-        rows = self._first(stage, step, self._tables(stage, step), DROPPED)
-        words = [reason(step, row, self.run.config) for _, row in rows]
-        pairs = [replace(pair, why=why) for pair, why in zip(self._shown(rows), words, strict=True)]
-        if rows and "set" in rows[0][1]:
-            pairs = self._beside(stage, rows, pairs)
-        return Sample(stage=stage.name, step=step, measure=measure(stage.name, step), total=total, pairs=pairs)
 
     # Which pairs
 
+    def _first(self, stage: Stage, step: str | None, count: int) -> Found:
+        """Return some pairs that the step dropped, or (None) that the stage left."""
+        found: Found = []
+        for number in islice(self._tables(stage, step), SHARDS):
+            ids = self._smallest(stage, step, number, count)
+            rows = {row["id"]: row for row in self._find(stage, number, ids) if row.get("dropped") == step}
+            found += [(rows[i].get("shard", number), rows[i]) for i in ids if i in rows]
+            if len(found) >= count:
+                break
+        return found[:count]
+
     def _tables(self, stage: Stage, step: str | None) -> Iterator[int]:
-        """Yield the numbers of the tables that may hold what is looked for, by what the marks say."""
+        """Yield the numbers of the tables that may hold what is looked for, as the marks say."""
         for unit, entry in sorted(self.run.ledger.entries(stage).items()):
             if entry.mark.drops.get(step) if step else entry.mark.rows_out:
                 yield from self.run.shards_of(stage, unit) if stage.kind is Kind.COLLECTIVE else [unit]
 
-    def _first(self, stage: Stage, step: str | None, tables: Iterable[int], count: int) -> list[tuple[int, Row]]:
-        """Return (shard, row of the stage's table) of some pairs that `step` dropped, or that are alive."""
-        found: list[tuple[int, Row]] = []
-        for number in islice(tables, SHARDS):
-            ids = self._smallest(stage, step, number, count)
-            rows = self._find(stage, number, ids)
-            found += [(rows[i].get("shard", number), rows[i]) for i in ids if i in rows]
-            if len(found) >= count:
-                break
-        return nsmallest(count, found, key=lambda item: (item[1]["id"], item[0]))
-
     def _smallest(self, stage: Stage, step: str | None, number: int, count: int) -> list[str]:
-        """Return the ids to show of one table; of near-duplicates first those whose survivor is in the same table."""
-        names = [n for n in ("id", "dropped", "set") if n in pair_names(stage)]
-        rows = self._read(stage, number, names)
-        if rows is None:
-            return []
+        """Return ids to show of one table; of near-duplicates, those whose survivor is in it too come first."""
+        names = [name for name in ("id", "set", "dropped") if name in pair.schema(stage.name).names]
+        rows = self._read(stage, number, lambda file: table.read(file, names))
         if "dropped" in names:
-            rows = rows.filter(pc.equal(rows["dropped"], step) if step else pc.is_null(rows["dropped"]))
-        ids = nsmallest(count, rows["id"].to_pylist())
-        return list(dict.fromkeys(ids))
+            chosen = rows.filter(pc.equal(rows["dropped"], step) if step else pc.is_null(rows["dropped"]))
+        else:
+            chosen = rows
+        known = pc.is_in(chosen["set" if "set" in names else "id"], value_set=rows["id"]).to_pylist()
+        ranked = nsmallest(count, {(not near, one) for near, one in zip(known, chosen["id"].to_pylist(), strict=True)})
+        return [one for _, one in ranked]
 
-    # Their columns and pictures
+    # What is known of them
 
-    def _shown(self, rows: Sequence[tuple[int, Row]]) -> list[Pair]:
-        """Return the pairs with texts and pictures, in the order of the rows."""
+    def _pairs(self, stage: Stage, found: Found) -> list[Pair]:
+        """Return the pairs in the order given, with their texts and, where images were fetched by then, pictures."""
         wanted: dict[int, list[str]] = {}
-        for shard, row in rows:
+        for shard, row in found:
             wanted.setdefault(shard, []).append(row["id"])
-        pairs = {(shard, pair.id): pair for shard, ids in wanted.items() for pair in self._pairs(shard, ids)}
-        return [pairs[shard, row["id"]] for shard, row in rows]
+        known = {(shard, one.id): one for shard, ids in wanted.items() for one in self._known(stage, shard, ids)}
+        nothing = Pair(id="", shard=0, url="", text="")
+        return [known.get((shard, row["id"]), replace(nothing, id=row["id"], shard=shard)) for shard, row in found]
+
+    def _known(self, stage: Stage, shard: int, ids: list[str]) -> Iterator[Pair]:
+        reached = [s for s in (BY_NAME[name] for name in ("source", "text", "fetch")) if s.number <= stage.number]
+        rows: dict[str, dict[str, Row]] = {s.name: {r["id"]: r for r in self._find(s, shard, ids)} for s in reached}
+        captions = {name: row["caption"] for name, row in rows.get("text", {}).items()}
+        pictures = self._pictures(shard, rows.get("fetch", {}).values())
+        for name, row in rows["source"].items():
+            one = Pair(id=name, shard=shard, url=row["url"], text=row["text"], caption=captions.get(name))
+            picture, fault = pictures.get(name, (None, None))
+            yield replace(one, picture=picture, fault=fault)
+
+    def _pictures(self, shard: int, rows: Iterable[Row]) -> dict[str, tuple[str | None, str | None]]:
+        """Return (picture, fault) of each id whose image was fetched."""
+        there = [row for row in rows if row["offset"] is not None]
+        if not there:
+            return {}
+        path = self.run.layout.file(BY_NAME["fetch"], relative(shard, ".tar"))
+        try:
+            with path.open("rb") as tar:
+                answers = list(self.child.map(_image(tar, row) for row in there))
+        except OSError:
+            self._blame(BY_NAME["fetch"], relative(shard, ".tar"))
+            answers = [Fault("missing") for _ in there]
+        return {row["id"]: _shown(answer) for row, answer in zip(there, answers, strict=True)}
+
+    def _beside(self, stage: Stage, step: str, found: Found, pairs: list[Pair]) -> list[Pair]:
+        """Return the pairs, each with the survivor of its set."""
+        missing = {row["set"] for _, row in found}
+        homes: Found = []
+        for number in islice(dict.fromkeys([*(s for s, _ in found), *self._tables(stage, step)]), SHARDS):
+            here = [row for row in self._find(stage, number, sorted(missing)) if row["dropped"] is None]
+            homes += [(number, row) for row in here]
+            missing -= {row["id"] for row in here}
+            if not missing:
+                break
+        survivors = {one.id: one for one in self._pairs(stage, homes)}
+        return [
+            replace(one, survivor=survivors.get(row["set"]), away=None if row["set"] in survivors else row["set"])
+            for one, (_, row) in zip(pairs, found, strict=True)
+        ]
+
+    # Files
+
+    def _find(self, stage: Stage, number: int, ids: Sequence[str]) -> list[Row]:
+        """Return the rows of these ids."""
+        rows: list[Row] = self._read(
+            stage, number, lambda f: table.find(f, "id", pa.array(ids, pa.string()))
+        ).to_pylist()
+        return rows
+
+    def _read(self, stage: Stage, number: int, read: Callable[[IO[bytes]], pa.Table]) -> pa.Table:
+        """Read of a stage's table what `read` takes; nothing where it is damaged or gone."""
+        name = relative(number, ".parquet")
+        try:
+            with self.run.layout.file(stage, name).open("rb") as file:
+                return read(file)
+        except (OSError, pa.ArrowException):
+            self._blame(stage, name)
+            return pair.schema(stage.name).empty_table()
+
+    def _blame(self, stage: Stage, name: str) -> None:
+        self.faults[f"{stage.folder}/data/{name}"] = None
+
+
+def _image(tar: IO[bytes], row: Row) -> bytes | Fault:
+    try:
+        return member(tar, row["offset"], row["bytes"])
+    except EOFError:
+        return Fault("missing")
+
+
+def _shown(answer: bytes | Fault) -> tuple[str | None, str | None]:
+    return (None, str(answer)) if isinstance(answer, Fault) else (base64.b64encode(answer).decode(), None)

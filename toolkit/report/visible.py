@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 def visible(text: str, limit: int | None = None) -> str:
-    """Return the text with each control, format (bidi) and unassigned character as its escape, cut after `limit`."""
-    cut = text if limit is None else text[:limit]
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
-    return shown if len(cut) == len(text) else f"{shown}…"
+    """Return the text with control, format (bidi) and unassigned characters as escapes, at most `limit` characters."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:limit])
+    if limit is None or max(len(text), len(shown)) <= limit:
+        return shown
+    return f"{shown[: limit - 1]}…"

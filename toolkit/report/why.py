@@ -14,6 +14,7 @@ from toolkit.data import table
 from toolkit.data.stage import Kind, Stage
 from toolkit.data.verdict import alive
 from toolkit.recipe import BY_NAME
+from toolkit.report.visible import visible
 from toolkit.run.layout import relative
 from toolkit.run.run import Run
 
@@ -124,5 +125,4 @@ def lines(story: dict[str, Any]) -> Iterator[str]:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = str(value)
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return visible(str(value))

@@ -101,6 +101,7 @@ class Driver:
     def wave(self, stage: Stage, units: range) -> None:
         """Do the units that are missing or stale and whose input is there."""
         run = self.run
+        run.ledger.entries(stage)
         missing = [u for u in units if run.valid(stage, u) is None]
         todo = [u for u in missing if run.input_digests(stage, u) is not None]
         if len(todo) < len(missing):
@@ -150,7 +151,7 @@ class Driver:
 def clear(run: Run, stage: Stage, unit: int) -> None:
     """Make way for a new attempt: take back what is stale, carry forward what was won, forget old failures."""
     forward(run.layout, stage, unit)
-    if run.valid(stage, unit) is None and run.ledger.entry(stage, unit) is not None:
+    if run.valid(stage, unit) is None:
         run.ledger.retract(stage, unit)
     files.remove(run.layout.failure(stage, unit))
 

@@ -24,6 +24,7 @@ from toolkit.data.stage import Stage, Stopped
 from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME
 from toolkit.run import clock, files, signals
+from toolkit.run.ledger import read_mark
 from toolkit.run.run import Run, open_run
 from toolkit.run.task import attempt
 
@@ -70,6 +71,8 @@ def _attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None
         return Event("stopped", unit, text=str(stopped))
     except Exception as error:
         return Event("failed", unit, text=note(run, stage, unit, error))
+    if read_mark(run.layout.mark(stage, unit)) is None:
+        return Event("failed", unit, text=note(run, stage, unit, "the unit was published, but has no readable mark"))
     return Event("done", unit)
 
 

@@ -60,9 +60,10 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """32 hex digits of everything but the facts."""
+        """32 hex digits of everything but the facts and the text of damages."""
         tree = msgspec.to_builtins(self)
-        del tree["facts"]
+        for name in ("facts", "damage"):  # damage is counted in the digest; its text has paths, and data may move
+            del tree[name]
         return hashlib.blake2b(canonical(tree), digest_size=16).hexdigest()
 
 
@@ -90,6 +91,7 @@ class Ledger:
     """Reads marks once and remembers them; `forget` after others may have written."""
 
     layout: Layout
+    folds: bool = True  # whether folded marks are read; `verify` compares them with the marks themselves
     _known: dict[str, dict[int, Entry]] = field(default_factory=dict)
     _digests: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -130,7 +132,7 @@ class Ledger:
             self._digests.pop(stage.name, None)
 
     def retract(self, stage: Stage, unit: int) -> None:
-        """Take back a stale or damaged unit: first the fold and the mark, then its files."""
+        """Take back a unit that is stale, damaged or not done: first the fold and the mark, then its files."""
         entry = self.entry(stage, unit)
         files.remove(self.layout.folded(stage))
         files.remove(self.layout.mark(stage, unit))
@@ -154,7 +156,7 @@ class Ledger:
 
     def _load(self, stage: Stage) -> dict[int, Entry]:
         folded = self.layout.folded(stage)
-        if folded.exists():
+        if self.folds and folded.exists():
             with folded.open("rb") as file:
                 rows = table.read(file).to_pydict()
             marks = map(msgspec.json.Decoder(Mark).decode, rows["mark"])
@@ -260,12 +262,3 @@ def check_output(layout: Layout, stage: Stage, output: Output) -> Path:
 def stale(entry: Entry, stage: Stage, inputs: Mapping[str, str]) -> bool:
     """Return whether a mark no longer fits the stage's version or its inputs."""
     return entry.mark.version != stage.version or entry.mark.inputs != dict(inputs)
-
-
-def funnel_drops(marks: Iterable[Mark]) -> dict[str, int]:
-    """Return the drops of many marks, added up by step."""
-    total: dict[str, int] = {}
-    for mark in marks:
-        for step, rows in mark.drops.items():
-            total[step] = total.get(step, 0) + rows
-    return total

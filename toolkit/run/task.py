@@ -27,7 +27,7 @@ from toolkit.recipe import BY_NAME, REWRITES
 from toolkit.run import clock, files, signals
 from toolkit.run.funnel import funnel
 from toolkit.run.layout import relative
-from toolkit.run.ledger import Mark, check_output, publish
+from toolkit.run.ledger import Mark, check_output, publish, read_mark
 from toolkit.run.parts import Parts
 from toolkit.run.rows import gather
 from toolkit.run.run import Run
@@ -201,7 +201,7 @@ class RunTask(BaseTask):
     def path(self, stage: Stage, shard: int, suffix: str, checked: bool = True) -> Path:
         """Return the path of an earlier file after comparing it with its mark; raises WorkError."""
         name = relative(shard, suffix)
-        unit = self.run.batch(shard) if stage.name == "dedup" else 0 if stage.name == "merge" else shard
+        unit = self.run.unit_of(stage, shard)
         entry = self.run.ledger.entry(stage, unit)
         output = next((o for o in entry.mark.outputs if o.path == name), None) if entry else None
         if output is None:
@@ -289,7 +289,7 @@ def attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None]
         mark = _mark(task, outputs, inputs, facts | {"seconds": round(clock.ticks() - begin, 3)})
         return mark if publish(run.layout, stage, folder, mark) else None
     except OSError:
-        if run.layout.mark(stage, unit).exists():
+        if read_mark(run.layout.mark(stage, unit)) is not None:
             return None  # another attempt finished meanwhile and swept this one's folder away
         raise
     finally:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,9 @@ from toolkit.data.tar import member
 from toolkit.data.verdict import alive
 from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME
+from toolkit.run import files
 from toolkit.run.layout import relative
-from toolkit.run.ledger import check_output
+from toolkit.run.ledger import Entry, Ledger, check_output
 from toolkit.run.run import Run
 from toolkit.run.task import RunTask
 
@@ -39,6 +41,10 @@ class Problem:
     """The unit; 0 for files that belong to no mark."""
     what: str
     """What is wrong with it."""
+    kind: Literal["missing", "stale", "damaged", "stray"]
+    """missing: not done; stale: its input or the toolkit changed; damaged; stray: a file that belongs to no mark."""
+    path: str = ""
+    """The file below data/ that is damaged or stray, where it is one."""
 
     def __str__(self) -> str:
         return f"{self.stage} {stem(self.unit)}: {self.what}"
@@ -53,44 +59,69 @@ def verify(run: Run) -> Iterator[Problem]:
         sound[stage.name] = set(run.ledger.entries(stage)) - bad
     for stage in run.stages:
         for unit in sorted(sound[stage.name]):
-            yield from _content(run, stage, unit)
+            yield from _content(run, stage, unit, sound)
     yield from _export(run, sound["export"])
+
+
+def repair(run: Run) -> list[Problem]:
+    """Take back damaged and missing units, and remove stray files; return what was found.
+
+    Running the run again redoes them; what depends on them is done again only where their bytes came out different,
+    so stale units are left to the run.
+    """
+    found = list(verify(run))
+    for problem in found:
+        stage = BY_NAME[problem.stage]
+        if problem.kind == "stray":
+            files.remove(run.layout.file(stage, problem.path))
+        elif problem.kind != "stale":
+            run.ledger.retract(stage, problem.unit)
+    return found
 
 
 def _unsound(run: Run, stage: Stage) -> Generator[Problem, None, set[int]]:
     """Yield missing and stale units, damaged files, and files that no mark names; return the damaged units."""
     bad: set[int] = set()
     done, entries = run.done(stage), run.ledger.entries(stage)
-    for unit in range(run.all_units(stage)):
-        if unit not in done:
-            yield Problem(
-                stage.name, unit, "stale: its input or the toolkit changed" if unit in entries else "not done"
-            )
+    for unit in sorted(set(range(run.all_units(stage))) - done):
+        if unit in entries:
+            yield Problem(stage.name, unit, "stale: its input or the toolkit changed", "stale")
+        else:
+            yield Problem(stage.name, unit, "not done", "missing")
+    loose = Ledger(run.layout, folds=False).entries(stage)
+    for unit in sorted(u for u in entries | loose if _digest(loose, u) != _digest(entries, u)):
+        bad.add(unit)
+        yield Problem(stage.name, unit, "its mark is missing, damaged, or not the one in done.parquet", "damaged")
     for unit, entry in sorted(entries.items()):
         for output in entry.mark.outputs:
             try:
                 check_output(run.layout, stage, output)
             except WorkError as error:
                 bad.add(unit)
-                yield Problem(stage.name, unit, str(error).partition(";")[0])
+                yield Problem(stage.name, unit, str(error).partition(";")[0], "damaged", output.path)
     known = {o.path for e in entries.values() for o in e.mark.outputs}
     data = run.layout.data(stage)
     for path in sorted(p for p in data.rglob("*") if p.is_file()) if data.exists() else []:
-        if path.relative_to(data).as_posix() not in known:
-            yield Problem(stage.name, 0, f"data/{path.relative_to(data)} belongs to no mark")
+        name = path.relative_to(data).as_posix()
+        if name not in known:
+            yield Problem(stage.name, 0, f"data/{name} belongs to no mark", "stray", name)
     return bad
 
 
-def _content(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
+def _digest(entries: Mapping[int, Entry], unit: int) -> str | None:
+    return entries[unit].digest if unit in entries else None
+
+
+def _content(run: Run, stage: Stage, unit: int, sound: Mapping[str, set[int]]) -> Iterator[Problem]:
     try:
         for shard in _table_shards(run, stage, unit):
-            yield from _rows(run, stage, unit, shard)
+            yield from _rows(run, stage, unit, shard, sound)
         if stage.name == "fetch":
             yield from _tar(run, stage, unit)
         if stage.name == "embed":
             yield from _features(run, stage, unit)
     except (WorkError, OSError, ValueError, pa.ArrowException, EOFError) as error:
-        yield Problem(stage.name, unit, f"not readable: {' '.join(str(error).split())[:300]}")
+        yield Problem(stage.name, unit, f"not readable: {' '.join(str(error).split())[:300]}", "damaged")
 
 
 def _table_shards(run: Run, stage: Stage, unit: int) -> list[int]:
@@ -104,21 +135,22 @@ def _read(run: Run, stage: Stage, shard: int) -> pa.Table:
         return table.read(file)
 
 
-def _rows(run: Run, stage: Stage, unit: int, shard: int) -> Iterator[Problem]:
+def _rows(run: Run, stage: Stage, unit: int, shard: int, sound: Mapping[str, set[int]]) -> Iterator[Problem]:
     found = _read(run, stage, shard)
     if found.schema.names != pair.schema(stage.name).names:
-        yield Problem(stage.name, unit, f"columns {found.schema.names}, expected {pair.schema(stage.name).names}")
+        what = f"columns {found.schema.names}, expected {pair.schema(stage.name).names}"
+        yield Problem(stage.name, unit, what, "damaged")
         return
     if stage.name == "source":
         return
+    before = BY_NAME[run.chain(stage)[0]]
+    if run.unit_of(before, shard) not in sound[before.name] or len(sound["unique"]) < run.parts:
+        return  # the stage before has the fault, and is named for it
     task = RunTask(run, stage, shard, Path(), {})
     expected = task.rows("id", shard=shard)["id"].combine_chunks()
     if found["id"].combine_chunks() != expected:
-        yield Problem(
-            stage.name,
-            unit,
-            f"shard {stem(shard)} has {found.num_rows} rows that are not the {len(expected)} before it",
-        )
+        what = f"shard {stem(shard)} has {found.num_rows} rows that are not the {len(expected)} before it"
+        yield Problem(stage.name, unit, what, "damaged")
 
 
 def _tar(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
@@ -130,7 +162,7 @@ def _tar(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
         for row in rows:
             body = member(tar, offsets[row], sizes[row])
             if hashlib.blake2b(body, digest_size=16).hexdigest() != digests[row]:
-                yield Problem(stage.name, unit, f"the image of {ids[row]} is not the one that was fetched")
+                yield Problem(stage.name, unit, f"the image of {ids[row]} is not the one that was fetched", "damaged")
 
 
 def _features(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
@@ -143,7 +175,7 @@ def _features(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
         block = features.block(0, n)
         bad = living[~np.isfinite(block[living].astype(np.float32)).all(axis=1)] if n else living
     if len(bad):
-        yield Problem(stage.name, unit, f"{len(bad)} living rows have features that are not finite")
+        yield Problem(stage.name, unit, f"{len(bad)} living rows have features that are not finite", "damaged")
 
 
 def _export(run: Run, units: set[int]) -> Iterator[Problem]:
@@ -152,10 +184,14 @@ def _export(run: Run, units: set[int]) -> Iterator[Problem]:
     ids = [pa.concat_arrays(_read(run, stage, s)["id"].chunks or [pa.array([], pa.string())]) for s in shards]
     names = np.array([i for part in ids for i in part.to_pylist()], dtype="S32")
     if len(np.unique(names)) != len(names):
-        yield Problem(stage.name, closing, f"{len(names) - len(np.unique(names))} ids stand twice in the dataset")
+        yield Problem(
+            stage.name, closing, f"{len(names) - len(np.unique(names))} ids stand twice in the dataset", "damaged"
+        )
     if closing in units:
         manifest = json.loads(run.layout.file(stage, "manifest.json").read_bytes())
         listed = {(f["path"], f["digest"]) for f in manifest["files"]}
         made = {(o.path, o.digest) for s in shards for o in run.ledger.entries(stage)[s].mark.outputs}
         if listed != made:
-            yield Problem(stage.name, closing, f"manifest.json and the data differ in {len(listed ^ made)} files")
+            yield Problem(
+                stage.name, closing, f"manifest.json and the data differ in {len(listed ^ made)} files", "damaged"
+            )

@@ -28,7 +28,6 @@ from toolkit.source import html, language, table, warc, wat
 from toolkit.source.hosts import blacklist, host, lines
 from toolkit.source.page import Image, Note, Page, match, pairs
 
-VERSION = 1
 # Longest address: browsers and servers agree on about 2,000 characters, and sitemaps allow no more than 2,048.
 MAX_URL = 2048
 # With `rejects: counts`, one rejected row in so many stays, chosen by its id.
@@ -144,17 +143,18 @@ class Reader:
             self._task.tally(key, self._counts[key])
 
     def _pages(self, path: str) -> Iterator[Page]:
-        """Yield the pages of one file; a file that can not be opened is damage, for others may be fine."""
-        try:
-            file = Path(path).open("rb", buffering=1 << 20)  # noqa: SIM115 (closed by the with below)
-        except OSError as error:
-            self._task.damage(path, f"the file can not be opened: {error.strerror}")
-            return
-        with file:
+        """Yield the pages of one file.
+
+        What is wrong inside the file is damage. What the system refuses (a mount that is gone, EIO) is not: it fails
+        the attempt, because publishing what could be read would lose the rest for good behind a valid mark.
+        """
+        with Path(path).open("rb", buffering=1 << 20) as file:
             try:
                 yield from self._table(path, file) if self._is_table(file) else match(self._events(path, file))
             except OSError as error:
-                self._task.damage(path, f"the file can not be read on: {error.strerror or error}")
+                if error.errno is not None:
+                    raise  # damaged gzip and parquet are OSErrors without a number
+                self._damage(path, f"the file can not be read on: {error}")
 
     def _is_table(self, file: BinaryIO) -> bool:
         file.seek(0)

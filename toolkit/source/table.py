@@ -6,10 +6,9 @@ line, else csv; csv, tsv and JSON lines may be gzip or zstd. A bad row costs a r
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import Callable, Iterator
-from itertools import islice
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
@@ -36,22 +35,6 @@ class Row(NamedTuple):
     page: str
 
 
-def rows(path: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield the urls and texts of a table in lists of up to 10,000; bad rows are passed over.
-
-    Raises ValueError where the file is no table with columns url and text, OSError where it can not be opened.
-    """
-    faults: list[str] = []
-    with Path(path).open("rb") as file:
-        found = read(file, lambda number, what: faults.append(what))
-        empty = True
-        while batch := list(islice(found, BATCH)):
-            empty = False
-            yield [row.url for row in batch], [row.text for row in batch]
-    if empty and faults:
-        raise ValueError(faults[0])
-
-
 def read(file: BinaryIO, damage: Damage) -> Iterator[Row]:
     """Yield the readable rows of a table in order; call damage(row number, what) for each fault."""
     start = _start(file)
@@ -68,6 +51,8 @@ def read(file: BinaryIO, damage: Damage) -> Iterator[Row]:
         else:
             damage(0, "the table is empty")
     except (pa.ArrowException, OSError, EOFError, zstandard.ZstdError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system refuses; damaged gzip and parquet are OSErrors without a number
         damage(0, f"the table can not be read on: {error}")
 
 
@@ -99,7 +84,28 @@ def _parquet(file: BinaryIO, damage: Damage) -> Iterator[Row]:
         number += batch.num_rows
 
 
+class _Decoded(io.RawIOBase):
+    """A stream of which bytes that are no UTF-8 are U+FFFD: pyarrow can not tell us of a bad row that holds them."""
+
+    def __init__(self, stream: io.BufferedReader) -> None:
+        self._stream, self._rest = stream, b""
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b"more"
+        while data and not self._rest:
+            data = self._stream.read1(len(buffer))
+            self._rest = self._decode(data, final=not data).encode()
+        some, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(some)] = some
+        return len(some)
+
+
 def _csv(stream: io.BufferedReader, damage: Damage) -> Iterator[Row]:
+    stream = io.BufferedReader(_Decoded(stream), 1 << 16)
     header = stream.peek(1).partition(b"\n")[0]
     delimiter = "\t" if b"\t" in header else ","
     bad: list[str] = []

@@ -18,7 +18,6 @@ from toolkit.data.pair import ID_BYTES, schema
 from toolkit.data.table import ROW_GROUP, build
 from toolkit.data.verdict import Reject
 
-VERSION = 1
 # Empty: whether a pair is the first of its id is a fact about all pairs and not a function of its own columns, so
 # there is nothing to decide again. The stage's one step is named by STEP.
 STEPS: Mapping[str, Reject] = {}

@@ -26,8 +26,6 @@ from toolkit.text.chinese import scalar, simplify, strip
 from toolkit.text.entropy import Frequencies, entropy, frequencies
 from toolkit.text.tokens import Unknowns
 
-VERSION = 1
-
 # The rows of the funnel; simplified and symbols rewrite and drop nothing.
 FUNNEL = (
     "text.language",
@@ -55,7 +53,7 @@ def _unknown(table: pa.Table, section: Text) -> npt.NDArray[np.bool_]:
 
 
 def _unsafe(table: pa.Table, section: Text) -> npt.NDArray[np.bool_]:
-    found = pc.is_valid(table["term"]).to_numpy(zero_copy_only=False)
+    found: npt.NDArray[np.bool_] = pc.is_valid(table["term"]).to_numpy(zero_copy_only=False)
     return found & (section.lexicon is not None)
 
 

@@ -20,7 +20,6 @@ from toolkit.data.table import ROW_GROUP, build
 from toolkit.errors import UserError
 from toolkit.text.chinese import han, scalar, simplify
 
-VERSION = 1
 SAMPLE_BITS = 60
 
 

@@ -1,4 +1,4 @@
-"""Start-up of the command, and `status` on a run of many finished shards: seconds, the first time and with folded marks.
+"""Start-up of the command, and `status` on a run of many finished shards, the first time and with folded marks.
 
     python tools/bench/status.py [--shards 10000] [--repeat 5]
 
@@ -33,7 +33,10 @@ def make(folder: Path, shards: int) -> Run:
     crawl = files.make(folder / "crawl")
     for number in range(shards):
         (crawl / f"{number:06d}.csv").write_text("url,text\n")
-    config = {"run_dir": str(folder / "run"), "input": {"kind": "table", "paths": [f"{crawl}/*.csv"], "files_per_shard": 1}}
+    config = {
+        "run_dir": str(folder / "run"),
+        "input": {"kind": "table", "paths": [f"{crawl}/*.csv"], "files_per_shard": 1},
+    }
     (folder / "c.yaml").write_text(yaml.safe_dump(config | {"batches": 7}))
     run = create(load(str(folder / "c.yaml")))
     for stage in run.stages:
@@ -87,7 +90,9 @@ def main() -> None:
         folded = seconds("status", root, repeat=options.repeat)
         print("| `danqing status`, {:,} shards, folded marks | {:.2f} | {:.2f} |".format(options.shards, *folded))
         state = json.loads(
-            subprocess.run([sys.executable, "-m", "toolkit", "status", root, "--json"], check=True, capture_output=True).stdout
+            subprocess.run(
+                [sys.executable, "-m", "toolkit", "status", root, "--json"], check=True, capture_output=True
+            ).stdout
         )
         assert state["complete"], "the bench's run folder is not a finished run"
 

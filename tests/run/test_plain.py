@@ -1,0 +1,147 @@
+"""Plain files: many tars read as one stream, and tables joined by id, each against a plain reference."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolkit.data.pair import pair_id
+from toolkit.errors import UserError
+from toolkit.run.inputs import Inputs, Joined, _join, kind
+
+IDS = st.lists(st.sampled_from("abcdef"), max_size=12)
+
+
+@given(
+    st.lists(st.binary(max_size=40), max_size=6),
+    st.lists(st.tuples(st.integers(0, 250), st.integers(-1, 60)), max_size=8),
+    st.sampled_from([1, 7, 4096]),
+)
+def test_joined_files_read_as_their_bytes_one_after_the_other(
+    parts: list[bytes], reads: list[tuple[int, int]], buffer: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / str(n) for n in range(len(parts))]
+        for path, part in zip(paths, parts, strict=True):
+            path.write_bytes(part)
+        whole = b"".join(parts)
+        with io.BufferedReader(Joined(paths), buffer) as joined:
+            assert joined.read() == whole
+            assert joined.seek(0, io.SEEK_END) == len(whole)
+            for at, size in reads:
+                joined.seek(at)
+                assert joined.read(size) == (whole[at:] if size < 0 else whole[at : at + size])
+
+
+def rows_of(ids: list[str], column: str) -> pa.Table:
+    """A table with a column that tells which of the rows of an id a row is."""
+    seen: Counter[str] = Counter()
+    values = []
+    for name in ids:
+        values.append(f"{name}{seen[name]}")
+        seen[name] += 1
+    return pa.table({"id": pa.array(ids, pa.string()), column: pa.array(values, pa.string())})
+
+
+@given(IDS, IDS)
+def test_tables_are_joined_by_id_and_the_nth_of_equal_ones_is_the_nth(here: list[str], there: list[str]) -> None:
+    first, other = rows_of(here, "x"), rows_of(there, "y")
+    expected = [row | {"y": row["x"]} for row in first.to_pylist() if row["x"] in other["y"].to_pylist()]
+    if here and there and not expected:
+        with pytest.raises(UserError, match="none in common"):
+            _join(first, other)
+    else:
+        assert _join(first, other).to_pylist() == expected
+
+
+def parquet(path: Path, **columns: list[Any]) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def read(*paths: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Return the rows of the files, and the damage."""
+    damage: list[tuple[str, str]] = []
+    return Inputs(paths, lambda where, what: damage.append((where, what))).rows.to_pylist(), damage
+
+
+@pytest.mark.parametrize("name", ["text", "alt_text", "alt", "caption"])
+def test_pairs_of_other_tools_get_ids(tmp_path: Path, name: str) -> None:
+    path = parquet(
+        tmp_path / "a",
+        url=["http://a/1", None],
+        **{name: ["猫", None]},
+        id=[1, 2],
+        status=["a", "b"],
+        blob=[b"x", b"y"],
+    )
+    rows, damage = read(path)
+    assert [(row["id"], row["url"], row["text"]) for row in rows] == [
+        (pair_id("http://a/1", "猫"), "http://a/1", "猫"),
+        (pair_id("", ""), "", ""),
+    ]
+    assert not {"blob", "status"} & set(rows[0]) and damage == []
+
+
+def test_pairs_are_put_together_though_their_columns_differ(tmp_path: Path) -> None:
+    one = parquet(tmp_path / "one", url=["http://a/1"], text=["x"], page=["http://p"])
+    two = parquet(tmp_path / "two", url=pa.array(["http://a/2"], pa.large_string()), text=["y"])
+    three = tmp_path / "three"
+    three.write_text("url,text\nhttp://a/3,z\n")
+    rows, damage = read(one, two, three)
+    assert [(row["url"], row["page"]) for row in rows] == [
+        ("http://a/1", "http://p"),
+        ("http://a/2", None),
+        ("http://a/3", ""),
+    ]
+    assert damage == []
+
+
+def test_what_any_table_dropped_is_gone_and_duplicates_go_with_the_table_of_unique(tmp_path: Path) -> None:
+    ids = [f"{n:032x}" for n in range(4)]
+    pairs = parquet(tmp_path / "a", id=[*ids, ids[0]], url=list("abcda"), text=list("vwxyv"))
+    fetched = parquet(tmp_path / "b", id=ids[:3], status=[200, 404, 200], dropped=[None, "fetch.http_4xx", None])
+    numbers = [pa.array([0], pa.int32())] * 4
+    names = ["id", "shard", "row", "first_shard", "first_row", "dropped"]
+    pq.write_table(pa.table([pa.array(ids[:1]), *numbers, pa.array(["source.duplicate"])], names), tmp_path / "unique")
+    assert [row["id"] for row in read(pairs, tmp_path / "unique")[0]] == ids
+    assert [row["id"] for row in read(pairs, fetched, tmp_path / "unique")[0]] == [ids[0], ids[2]]
+
+
+def test_a_table_without_url_and_id_is_named(tmp_path: Path) -> None:
+    rows, damage = read(parquet(tmp_path / "a", id=["cat"], width=[3]), parquet(tmp_path / "b", url=["u"], text=["t"]))
+    assert len(rows) == 1
+    assert [Path(where).name for where, _ in damage] == ["a"]
+
+
+def test_kinds_are_told_by_content(tmp_path: Path) -> None:
+    def tar(form: int) -> bytes:
+        sink = io.BytesIO()
+        with tarfile.open(fileobj=sink, mode="w", format=form) as file:
+            file.addfile(tarfile.TarInfo("a.txt"), io.BytesIO())
+        return sink.getvalue()
+
+    old = bytearray(tar(tarfile.USTAR_FORMAT)[:512])
+    old[257:265] = bytes(8)  # a tar of before 1988 has no magic, but a checksum
+    old[148:156] = b"%06o\0 " % (sum(old) - sum(old[148:156]) + 8 * 32)
+    found = {
+        "tar": [tar(tarfile.USTAR_FORMAT), tar(tarfile.GNU_FORMAT), tar(tarfile.PAX_FORMAT), bytes(old), bytes(10240)],
+        "hdf5": [b"\x89HDF\r\n\x1a\n"],
+        "parquet": [b"PAR1"],
+        "empty": [b""],
+        "other": [b"url,text\n", b"\x1f\x8b\x08", b"x" * 600, bytes(100)],
+    }
+    for expected, contents in found.items():
+        for content in contents:
+            (tmp_path / "x").write_bytes(content)
+            assert kind(tmp_path / "x") == expected, content[:20]
