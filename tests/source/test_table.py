@@ -60,7 +60,9 @@ def test_a_bad_row_costs_itself(data):
     assert good == [("http://a", "one"), ("http://b", "two")] and damages
 
 
-@pytest.mark.parametrize("data", [b"", b"a,b\n1,2\n", b"PAR1 broken", gzip.compress(csv(), mtime=0)[:-9], b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "data", [b"", b"a,b\n1,2\n", b"PAR1 broken", gzip.compress(csv(), mtime=0)[:-9], b"\xff\xfe\x00"]
+)
 def test_a_table_that_can_not_be_read_is_named(data):
     assert found(data)[1]
 

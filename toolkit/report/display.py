@@ -45,7 +45,8 @@ class Lines:
         """Say what a stage has to do."""
         self._begin, self._rows = clock.ticks(), 0
         before = f", {done} done before" if done else ""
-        print(f"{clock.now()} {stage.name}: {todo} units to do{before}, {rows:,} rows", flush=True)
+        size = f", {rows:,} rows" if rows else ""
+        print(f"{clock.now()} {stage.name}: {todo} units to do{before}{size}", flush=True)
 
     def rows(self, stage: Stage, rows: int) -> None:
         """Count."""
