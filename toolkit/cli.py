@@ -7,6 +7,7 @@ a traceback only with --debug. Nothing heavy is imported before it is used.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -258,8 +259,9 @@ def demo(
     typer.echo("\nPlanted defects and what the steps found:")
     for line in show.lines(show.judge(opened, crawl)):
         typer.echo(line)
-    typer.echo(f"\nTry next:\n  danqing report {folder / 'run'}\n  danqing status {folder / 'run'}")
-    typer.echo(f"  danqing why {folder / 'run'} ID_OR_URL    (ids and URLs stand in {crawl / 'truth.jsonl'})")
+    name = "danqing" if shutil.which("danqing") else sys.argv[0]  # `make demo` does not put .venv/bin on the PATH
+    typer.echo(f"\nTry next:\n  {name} report {folder / 'run'}\n  {name} status {folder / 'run'}")
+    typer.echo(f"  {name} why {folder / 'run'} ID_OR_URL    (URLs stand in {crawl / 'truth.jsonl'})")
 
 
 def _stage(name: str) -> Any:
