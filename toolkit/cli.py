@@ -7,7 +7,7 @@ a traceback only with --debug. Nothing heavy is imported before it is used.
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -259,7 +259,8 @@ def demo(
     typer.echo("\nPlanted defects and what the steps found:")
     for line in show.lines(show.judge(opened, crawl)):
         typer.echo(line)
-    name = "danqing" if shutil.which("danqing") else sys.argv[0]  # `make demo` does not put .venv/bin on the PATH
+    # `make demo` does not put .venv/bin on the PATH.
+    name = "danqing" if any(Path(p, "danqing").exists() for p in os.get_exec_path()) else sys.argv[0]
     typer.echo(f"\nTry next:\n  {name} report {folder / 'run'}\n  {name} status {folder / 'run'}")
     typer.echo(f"  {name} why {folder / 'run'} ID_OR_URL    (URLs stand in {crawl / 'truth.jsonl'})")
 
