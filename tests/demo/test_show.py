@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.crawl import config, danqing
+from tests.crawl import config, danqing, tree
 from toolkit.demo import show
 from toolkit.demo.score import Score
 from toolkit.run.run import open_run
@@ -19,7 +19,7 @@ def imperfect(result: Score) -> list[str]:
     return [row.step for row in result.rows if row.ran and not row.planted == row.found == row.dropped]
 
 
-def test_a_small_demo_finds_all_that_is_planted_and_goes_on_when_called_again(tmp_path: Path) -> None:
+def test_a_small_demo_is_perfect_goes_on_when_called_again_and_has_the_same_bytes_inline(tmp_path: Path) -> None:
     first = danqing("demo", "--dir", tmp_path, "--pairs", "300")
     assert "clean pairs lost: 0 of " in first.stdout
     result = show.judge(open_run(tmp_path / "run"), tmp_path / "crawl")
@@ -28,6 +28,19 @@ def test_a_small_demo_finds_all_that_is_planted_and_goes_on_when_called_again(tm
     marks = {p: p.stat().st_ino for p in tmp_path.rglob("done/**/*.json")}
     danqing("demo", "--dir", tmp_path, "--pairs", "300")
     assert {p: p.stat().st_ino for p in tmp_path.rglob("done/**/*.json")} == marks
+    with show.server(tmp_path / "crawl") as port:
+        blacklist = {"blacklist": str(tmp_path / "crawl" / "hosts.txt")}
+        inline = config(
+            tmp_path,
+            tmp_path / "crawl",
+            f"127.0.0.1:{port}",
+            name="inline",
+            source=blacklist,
+            executor={"kind": "inline"},
+        )
+        danqing("run", inline)
+    # What the network answered names the server's port, which is another one here.
+    assert tree(tmp_path / "inline", skip=["30_fetch"]) == tree(tmp_path / "run", skip=["30_fetch"])
     refused = danqing("demo", "--dir", tmp_path, "--pairs", "300", "--seed", "2", code=2)
     assert "holds a crawl of 300 pairs with seed 1" in refused.stderr
 

@@ -79,9 +79,9 @@ def test_damaged_files_cost_themselves_and_are_named_in_status(shared: Path, tmp
     ],
 )
 def test_wrong_configurations_end_in_one_paragraph(
-    shared: Path, tmp_path: Path, options: dict[str, object], code: int, words: list[str]
+    crawl: Path, tmp_path: Path, options: dict[str, object], code: int, words: list[str]
 ) -> None:
-    path = config(tmp_path, shared / "crawl", LOOPBACK, **options)
+    path = config(tmp_path, crawl, LOOPBACK, **options)
     done = danqing("run", path, code=code)
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stdout + done.stderr
@@ -106,7 +106,7 @@ def test_wrong_commands_end_with_two(tmp_path: Path, arguments: list[str], words
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_loses_nothing_that_was_finished(shared: Path, tmp_path: Path) -> None:
+def test_a_full_disk_loses_nothing_that_was_finished(crawl: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(
@@ -114,7 +114,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(shared: Path, tmp_path: Pat
     ).returncode:
         pytest.skip("this machine does not let root mount a tmpfs")
     try:
-        path = config(tmp_path, shared / "crawl", LOOPBACK, run_dir=str(disk / "run"))
+        path = config(tmp_path, crawl, LOOPBACK, run_dir=str(disk / "run"))
         (disk / "ballast").write_bytes(b"x" * 140_000)
         done = danqing("run", path, "--until", "text", "--set", "executor.retries=0", code=1)
         assert "No space left" in done.stdout + done.stderr

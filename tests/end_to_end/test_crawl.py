@@ -24,6 +24,7 @@ UPSCALED = "http://img12.example.test/2e570fe44d9e2a2.jpg"
 
 @pytest.fixture(scope="module")
 def crawl(shared: Path) -> Path:
+    """The shared crawl alone: its truth is what is tested here."""
     return shared / "crawl"
 
 

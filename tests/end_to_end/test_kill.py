@@ -20,8 +20,7 @@ RUN = [stage for stage in STAGES if stage.name != "align"]
 
 
 @pytest.fixture(scope="module")
-def server(shared: Path) -> Iterator[Server]:
-    crawl = shared / "crawl"
+def server(crawl: Path) -> Iterator[Server]:
     with serve(json.loads((crawl / "site.json").read_text()), crawl / "site") as running:
         yield running
 
@@ -40,8 +39,8 @@ def marks(run: Path) -> dict[Path, int]:
     return {path: path.stat().st_ino for path in run.glob("*/done/**/*.json")}
 
 
-def test_one_kill_in_each_stage_changes_no_byte(shared: Path, server: Server, tmp_path: Path) -> None:
-    path = config(tmp_path, shared / "crawl", server.address)
+def test_one_kill_in_each_stage_changes_no_byte(crawl: Path, server: Server, tmp_path: Path) -> None:
+    path = config(tmp_path, crawl, server.address)
     run = tmp_path / "run"
     finished: dict[Path, int] = {}
     killed = []
@@ -63,7 +62,7 @@ def test_one_kill_in_each_stage_changes_no_byte(shared: Path, server: Server, tm
     assert fetched
     assert server.hits() == hits, "a finished fetch stage asked the server again"
 
-    undisturbed = config(tmp_path, shared / "crawl", server.address, name="undisturbed", executor={"kind": "inline"})
+    undisturbed = config(tmp_path, crawl, server.address, name="undisturbed", executor={"kind": "inline"})
     danqing("run", undisturbed)
     assert tree(run) == tree(tmp_path / "undisturbed")
     assert json.loads(danqing("verify", run, "--json").stdout)["problems"] == []
@@ -75,8 +74,8 @@ def children(pid: int) -> list[int]:
     return [int(c) for c in listed if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
 
 
-def test_a_killed_worker_costs_one_attempt_and_no_process_is_left(shared: Path, server: Server, tmp_path: Path) -> None:
-    path = config(tmp_path, shared / "crawl", server.address)
+def test_a_killed_worker_costs_one_attempt_and_no_process_is_left(crawl: Path, server: Server, tmp_path: Path) -> None:
+    path = config(tmp_path, crawl, server.address)
     process = start("run", path)
     assert work_begins(process, tmp_path / "run" / "40_image" / "work")
     victim = children(process.pid)[0]
@@ -87,8 +86,8 @@ def test_a_killed_worker_costs_one_attempt_and_no_process_is_left(shared: Path, 
     assert state["failed"] == []
 
 
-def test_a_killed_head_takes_its_workers_along(shared: Path, server: Server, tmp_path: Path) -> None:
-    process = start("run", config(tmp_path, shared / "crawl", server.address))
+def test_a_killed_head_takes_its_workers_along(crawl: Path, server: Server, tmp_path: Path) -> None:
+    process = start("run", config(tmp_path, crawl, server.address))
     assert work_begins(process, tmp_path / "run" / "40_image" / "work")
     workers = children(process.pid)
     assert workers
@@ -102,9 +101,9 @@ def test_a_killed_head_takes_its_workers_along(shared: Path, server: Server, tmp
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_stops_says_so_and_goes_on_later(
-    shared: Path, server: Server, tmp_path: Path, signum: signal.Signals
+    crawl: Path, server: Server, tmp_path: Path, signum: signal.Signals
 ) -> None:
-    path = config(tmp_path, shared / "crawl", server.address)
+    path = config(tmp_path, crawl, server.address)
     process = start("run", path)
     assert work_begins(process, tmp_path / "run" / "40_image" / "work")
     os.kill(process.pid, signum)
