@@ -54,8 +54,6 @@ def run(
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
 ) -> None:
     """Run the pipeline, or go on with it: what is done is not done again."""
-    if until is not None:
-        _stage(until)
     _drive(_load(config, [*(sets or []), *([f"executor.kind={executor}"] if executor else [])]), until)
 
 
@@ -74,6 +72,8 @@ def _finish(opened: Any, until: str | None) -> None:
     from toolkit.run import signals
     from toolkit.run.drive import drive
 
+    if until is not None:
+        _stage_of(opened, until)
     signals.reset()
     signals.listen(signals.INTERRUPT)
     outcome = drive(opened, show := display(opened), until)
@@ -179,9 +179,11 @@ def repair(run_folder: RunPath) -> None:
     from toolkit.run.verify import repair as mend
 
     opened = open_run(run_folder)
+    opened.hold()
     for problem in mend(opened):
-        typer.echo(f"redo {problem}")
-    _finish(open_run(run_folder), None)
+        typer.echo(f"found {problem}")
+    opened.forget()
+    _finish(opened, None)
 
 
 @app.command()
@@ -222,16 +224,18 @@ def task(
     ] = "",
 ) -> None:
     """Run units of one stage in this process: what a job runs."""
+    from toolkit.report.display import Lines
     from toolkit.run import signals
     from toolkit.run.drive import work
     from toolkit.run.run import open_run
 
     opened = open_run(run_folder)
+    stage = _stage_of(opened, name)
     signals.reset()
     signals.listen(signals.INTERRUPT)
-    failed = work(opened, _stage(name), units, typer.echo)
-    if failed:
-        raise WorkError(f"{failed} units of {name} are not done; the lines above say why.")
+    outcome = work(opened, stage, units, Lines(opened))
+    if not outcome.complete or signals.stopping():
+        raise WorkError(_incomplete(outcome))
 
 
 @app.command()
@@ -271,6 +275,13 @@ def _stage(name: str) -> Any:
     if name not in BY_NAME:
         raise UserError(f"There is no stage {name!r}; the stages are {', '.join(BY_NAME)}.")
     return BY_NAME[name]
+
+
+def _stage_of(opened: Any, name: str) -> Any:
+    stage = _stage(name)
+    if stage not in opened.stages:
+        raise UserError(f"This run has no stage {name}: its configuration leaves it out.")
+    return stage
 
 
 def _load(config: str, sets: list[str] | None) -> Any:

@@ -69,7 +69,7 @@ STAGES: tuple[Stage, ...] = (
         kind=Kind.REDUCE,
         run="toolkit.fetch.hosts:run",
         steps=(),
-        after=("source", "unique", "text"),
+        after=("source", "text"),
         version=1,
         checkpoints=True,
     ),
@@ -79,7 +79,10 @@ STAGES: tuple[Stage, ...] = (
         kind=Kind.MAP,
         run="toolkit.fetch.stage:run",
         steps=tuple(f"fetch.{reason}" for reason in FETCH_REASONS),
-        after=("source", "unique", "text", "hosts"),
+        # What the network answered is recorded once: another answer about some host, or another shard, must not
+        # throw away what was downloaded. The rows follow from source and text of the same shard.
+        after=("source", "text"),
+        awaits=("hosts",),
         version=1,
         checkpoints=True,
     ),
@@ -134,7 +137,7 @@ STAGES: tuple[Stage, ...] = (
         kind=Kind.MAP,
         run="toolkit.export.stage:run",
         steps=(),
-        after=("source", "unique", "text", "fetch", "image", "embed", "dedup", "align", "merge"),
+        after=("source", "text", "fetch", "image", "embed", "dedup", "align", "merge"),
         version=1,
         close="toolkit.export.stage:close",
     ),
@@ -143,8 +146,9 @@ STAGES: tuple[Stage, ...] = (
 # Steps that rewrite and drop nothing.
 REWRITES = ("text.simplified", "text.symbols")
 
-# A step that stands in the funnel and has no code yet: the paper's image safety model is not shipped.
-ABSENT = ("safety.image",)
+# A step that stands in the funnel and has no code yet, and the stage after which it stands: the paper's image safety
+# model is not shipped.
+ABSENT = {"safety.image": "dedup"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,15 +47,18 @@ def test_a_small_demo_is_perfect_goes_on_when_called_again_and_has_the_same_byte
 
 def test_make_only_writes_the_crawl_and_nothing_else(tmp_path: Path) -> None:
     danqing("demo", "--make-only", tmp_path / "c", "--pairs", "300")
-    assert {p.name for p in (tmp_path / "c").iterdir()} == show.PARTS | {"warc", "crawl.json"}
+    names = {p.name for p in (tmp_path / "c").iterdir() if not p.name.startswith(".")}
+    assert names == {"wat", "warc", "site", "site.json", "truth.jsonl", "hosts.txt", "crawl.json"}
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
+    """A real crawl has the very names that the generator writes."""
+    (tmp_path / "wat").mkdir()
+    (tmp_path / "wat" / "CC-MAIN.warc.wat.gz").write_text("years of work")
     done = danqing("demo", "--make-only", tmp_path, code=2)
-    assert "thesis.tex" in done.stderr
-    assert (tmp_path / "thesis.tex").exists()
+    assert "holds wat" in done.stderr
+    assert (tmp_path / "wat" / "CC-MAIN.warc.wat.gz").exists()
 
 
 @pytest.mark.prove

@@ -170,6 +170,10 @@ def resolve(config: Config) -> tuple[Config, list[InputFile]]:
     inputs = [InputFile(path, Path(path).stat().st_size) for path in files]
     tree = config.model_dump(mode="json")
     tree["input"]["paths"] = [str(Path(p).absolute()) for p in config.input.paths]
+    if odd := [path for path in tree["input"]["paths"] if not _is_text(path)]:
+        raise UserError(
+            f"input.paths: {odd[0]!r} is not UTF-8, so run.yaml can not hold it; give a glob pattern or link."
+        )
     for name in LISTS:
         section, option = name.split(".")
         value = tree[section][option]
@@ -179,6 +183,14 @@ def resolve(config: Config) -> tuple[Config, list[InputFile]]:
                 raise UserError(f"{name} names {path}, which does not exist; give an existing path, builtin, or null.")
             tree[section][option] = str(path)
     return check(tree, "configuration"), inputs
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def expand(pattern: str, option: str) -> list[str]:

@@ -38,6 +38,7 @@ class Stage:
     steps: Sequence[str]
     after: Sequence[str]
     version: int
+    awaits: Sequence[str] = ()  # stages that must be complete first, but whose change makes nothing stale
     close: str | None = None  # a last unit, run when all others are done (export's card and manifest)
     checkpoints: bool = False  # whether the stage asks `stopping` and keeps finished parts
 
@@ -80,7 +81,7 @@ class FunnelRow:
     """Pairs left in the paper's Table 6; null where it has no such row."""
     paper_dropped: int | None
     """Pairs dropped there."""
-    state: Literal["run", "not run", "rewrite"]
+    state: Literal["run", "not run", "rewrite", "missing"]
     """Whether the configuration runs it; rewrite: it changes texts and drops nothing."""
 
 

@@ -29,7 +29,7 @@ def crawl(folder: Path, pairs: int, seed: int, advance: Callable[[int], None] = 
 
     Raises UserError where the folder holds something else.
     """
-    done = folder / "crawl.json"
+    done, begun = folder / "crawl.json", folder / ".danqing-demo"
     wanted = {"pairs": pairs, "seed": seed}
     if done.exists():
         found: dict[str, Any] = json.loads(done.read_bytes())
@@ -39,9 +39,11 @@ def crawl(folder: Path, pairs: int, seed: int, advance: Callable[[int], None] = 
                 f"{seed}; give another folder."
             )
         return found
-    if folder.exists() and (strange := {p.name for p in folder.iterdir()} - PARTS):
-        raise UserError(f"{folder} holds {', '.join(sorted(strange)[:3])}; give an empty or new folder.")
-    files.clear(folder)
+    if folder.exists() and not begun.exists() and (names := sorted(p.name for p in folder.iterdir())):
+        raise UserError(f"{folder} holds {', '.join(names[:3])}; give an empty or new folder.")
+    files.clear(folder)  # a demo crawl that was not finished
+    files.make(folder)
+    files.write(begun, b"")
 
     def create(path: str) -> IO[bytes]:
         target = folder / path
@@ -52,10 +54,6 @@ def crawl(folder: Path, pairs: int, seed: int, advance: Callable[[int], None] = 
     made = wanted | {"pages": summary.pages, "files": summary.files, "pictures": summary.pictures}
     files.write(done, canonical(made))
     return made
-
-
-# What the generator writes: a folder with nothing else in it is a half-made crawl and may be made again.
-PARTS = {"wat", "warc", "site", "site.json", "truth.jsonl", "hosts.txt"}
 
 
 @contextmanager

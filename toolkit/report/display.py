@@ -120,7 +120,7 @@ class Bars:
 def summary(run: Run, outcome: Outcome, seconds: float) -> Iterator[str]:
     """Return the last lines of a run."""
     yield from funnel_lines(tree(funnel(run)))
-    damages = sum(e.mark.damages for s in run.stages for e in run.ledger.entries(s).values())
+    damages = sum(e.mark.damages for s in run.stages for e in run.marks(s).values())
     if damages:
         yield f"{damages} damaged records or files were passed over; `danqing status {run.layout.root}` names them."
     if outcome.complete and run.complete(run.stages[-1]):

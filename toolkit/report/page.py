@@ -72,14 +72,14 @@ def page(run: Run) -> bytes:
 
 def versions(run: Run) -> list[str]:
     """Return the versions of the toolkit that did the work."""
-    marks = (entry.mark for stage in run.stages for entry in run.ledger.entries(stage).values())
+    marks = (entry.mark for stage in run.stages for entry in run.marks(stage).values())
     return sorted({str(mark.facts.get("toolkit", toolkit.__version__)) for mark in marks})
 
 
 def missing(run: Run) -> Iterator[tuple[str, int, list[str]]]:
     """Yield each stage that is not done: its folder, how many units are missing, and the first of them."""
     for stage in run.stages:
-        done, units = run.done(stage), run.all_units(stage)
+        done, units = run.marks(stage), run.all_units(stage)
         if len(done) < units:
             first = islice((unit for unit in range(units) if unit not in done), NAMED)
             yield stage.folder, units - len(done), [stem(unit) for unit in first]
@@ -94,8 +94,8 @@ def lines(run: Run, unfinished: Collection[str]) -> Iterator[Line]:
             step=row.step,
             note=_note(row, row.step in partly),
             left=row.left,
-            dropped=row.dropped if row.state == "run" else None,
-            share=_share(row.left, row.dropped) if row.state == "run" else None,
+            dropped=None if row.state == "rewrite" else row.dropped,
+            share=None if row.state == "rewrite" else _share(row.left, row.dropped),
             bar=_percent(row.left, rows[0].left),
             paper_left=row.paper_left,
             paper_share=_share(row.paper_left, row.paper_dropped),

@@ -85,7 +85,7 @@ def samples(run: Run) -> Samples:
 
 def drops(run: Run, stage: Stage, step: str) -> int:
     """Return how many pairs a step of the stage dropped so far."""
-    return sum(entry.mark.drops.get(step, 0) for entry in run.ledger.entries(stage).values())
+    return sum(entry.mark.drops.get(step, 0) for entry in run.marks(stage).values())
 
 
 @dataclass
@@ -109,7 +109,7 @@ class _Reader:
 
     def kept(self) -> Sample | None:
         for stage in reversed([s for s in self.run.stages if s.kind is not Kind.REDUCE]):
-            entries = self.run.ledger.entries(stage)
+            entries = self.run.marks(stage)
             if entries:
                 pairs = self._pairs(stage, self._first(stage, None, KEPT))
                 total = sum(entry.mark.rows_out for entry in entries.values())
@@ -131,7 +131,7 @@ class _Reader:
 
     def _tables(self, stage: Stage, step: str | None) -> Iterator[int]:
         """Yield the numbers of the tables that may hold what is looked for, as the marks say."""
-        for unit, entry in sorted(self.run.ledger.entries(stage).items()):
+        for unit, entry in sorted(self.run.marks(stage).items()):
             if entry.mark.drops.get(step) if step else entry.mark.rows_out:
                 yield from self.run.shards_of(stage, unit) if stage.kind is Kind.COLLECTIVE else [unit]
 

@@ -32,13 +32,12 @@ def status(run: Run) -> dict[str, Any]:
 
 
 def _stage(run: Run, stage: Stage) -> dict[str, Any]:
-    entries, done = run.ledger.entries(stage), run.done(stage)
-    marks = [entries[u].mark for u in done]
+    marks = [entry.mark for entry in run.marks(stage).values()]
     return {
         "stage": stage.name,
         "units": run.all_units(stage),
-        "done": len(done),
-        "stale": len(entries) - len(done),
+        "done": len(marks),
+        "stale": len(run.ledger.entries(stage)) - len(marks),
         "failed": sum(1 for _ in _failed(run, stage)),
         "rows_in": sum(m.rows_in for m in marks),
         "rows_out": sum(m.rows_out for m in marks),
@@ -50,7 +49,7 @@ def _stage(run: Run, stage: Stage) -> dict[str, Any]:
 
 def _damage(run: Run) -> Iterator[dict[str, Any]]:
     for stage in run.stages:
-        for unit, entry in sorted(run.ledger.entries(stage).items()):
+        for unit, entry in sorted(run.marks(stage).items()):
             for where, what in entry.mark.damage:
                 yield {"stage": stage.name, "unit": unit, "where": where, "what": what}
 

@@ -10,13 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from toolkit.data import table
 from toolkit.data.stage import Kind, Stage
-from toolkit.data.verdict import alive
 from toolkit.recipe import BY_NAME
 from toolkit.report.visible import visible
-from toolkit.run.layout import relative
 from toolkit.run.run import Run
+from toolkit.run.tables import Shard, read
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -25,23 +23,23 @@ def why(run: Run, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the story of each pair whose id or url is one of the keys, in input order (schema in docs/formats.md)."""
     ids = pa.array([k for k in keys if _ID.fullmatch(k)], pa.string())
     urls = pa.array([k for k in keys if not _ID.fullmatch(k)], pa.string())
-    for shard in sorted(run.ledger.entries(BY_NAME["source"])):
-        head = _table(run, BY_NAME["source"], shard, ["id", "url"])
+    for number in sorted(run.marks(BY_NAME["source"])):
+        head = read(run, BY_NAME["source"], number, ["id", "url"])
         hit = pc.or_(pc.is_in(head["id"], ids), pc.is_in(head["url"], urls))
         rows = np.flatnonzero(hit.to_numpy(zero_copy_only=False))
         if len(rows):
-            yield from _stories(run, shard, [int(r) for r in rows])
+            yield from _stories(run, number, [int(r) for r in rows])
 
 
-def _stories(run: Run, shard: int, rows: list[int]) -> Iterator[dict[str, Any]]:
-    tables = _Tables(run, shard)
+def _stories(run: Run, number: int, rows: list[int]) -> Iterator[dict[str, Any]]:
+    tables = _Tables(Shard(run, number))
     for row in rows:
         steps = list(_follow(tables, row))
         last = steps[-1]
         yield {
-            "id": last["columns"]["id"],
-            "shard": shard,
-            "batch": run.batch(shard),
+            "id": steps[0]["columns"]["id"],
+            "shard": number,
+            "batch": run.batch(number),
             "row": row,
             "dropped": last["dropped"],
             "stages": steps,
@@ -51,43 +49,27 @@ def _stories(run: Run, shard: int, rows: list[int]) -> Iterator[dict[str, Any]]:
 class _Tables:
     """The tables of one shard, each read once, with the rows that go on."""
 
-    def __init__(self, run: Run, shard: int) -> None:
-        self.run, self.shard = run, shard
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
         self._read: dict[str, tuple[pa.Table, Any] | None] = {}
 
     def get(self, stage: Stage) -> tuple[pa.Table, Any] | None:
-        """Return a stage's table and its living rows, or None where it is not done."""
+        """Return a stage's table and its living rows, or None where it is not done or stale."""
         if stage.name not in self._read:
-            self._read[stage.name] = self._load(stage)
+            found = self.shard.table(stage)
+            self._read[stage.name] = None if found is None else (found, self.shard.living(stage, found))
         return self._read[stage.name]
-
-    def _load(self, stage: Stage) -> tuple[pa.Table, Any] | None:
-        if not self.run.layout.file(stage, relative(self.shard, ".parquet")).exists():
-            return None
-        found = _table(self.run, stage, self.shard, None)
-        if "dropped" not in found.column_names:
-            return found, np.arange(found.num_rows)
-        living = alive(found)
-        return found, np.setdiff1d(living, self.duplicates()[0]) if stage.name == "source" else living
-
-    def duplicates(self) -> tuple[Any, list[dict[str, Any]]]:
-        """Return the source rows of this shard that are repetitions, and where their first is."""
-        stage, rows = BY_NAME["unique"], []
-        for part in sorted(self.run.ledger.entries(stage)):
-            found = _table(self.run, stage, part, None)
-            rows += found.filter(pc.equal(found["shard"], self.shard)).to_pylist()
-        return np.array([r["row"] for r in rows], dtype=np.int64), rows
 
 
 def _follow(tables: _Tables, row: int) -> Iterator[dict[str, Any]]:
     position = row
-    for stage in tables.run.stages:
+    for stage in tables.shard.run.stages:
+        if stage.name == "unique":
+            repeated = tables.shard.repeated().filter(pc.equal(tables.shard.repeated()["row"], row)).to_pylist()
+            if repeated:
+                yield _step(stage, repeated[0])
+                return
         if stage.kind is Kind.REDUCE:
-            if stage.name == "unique":
-                repeated = [r for r in tables.duplicates()[1] if r["row"] == row]
-                if repeated:
-                    yield _step(stage, repeated[0])
-                    return
             continue
         loaded = tables.get(stage)
         if loaded is None:
@@ -106,11 +88,6 @@ def _follow(tables: _Tables, row: int) -> Iterator[dict[str, Any]]:
 def _step(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
     dropped = values.pop("dropped", None)
     return {"stage": stage.name, "dropped": dropped, "columns": values}
-
-
-def _table(run: Run, stage: Stage, unit: int, columns: Sequence[str] | None) -> pa.Table:
-    with run.layout.file(stage, relative(unit, ".parquet")).open("rb") as file:
-        return table.read(file, columns)
 
 
 def lines(story: dict[str, Any]) -> Iterator[str]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from toolkit.data.stage import Kind, Stage, stem
-from toolkit.errors import UserError, WorkError
+from toolkit.errors import UserError
+from toolkit.recipe import BY_NAME
 from toolkit.run import files, signals
 from toolkit.run.executors import EXECUTORS, Event, Execute, inline
 from toolkit.run.funnel import funnel, tree
@@ -54,30 +55,19 @@ class Outcome:
 
 
 def drive(run: Run, display: Display, until: str | None = None) -> Outcome:
-    """Run every stage up to `until`; raises WorkError where another process drives this run."""
-    files.make(run.layout.root)
-    lock = files.Lock(run.layout.lock)
-    if not lock.taken:
-        raise WorkError(f"Another process drives the run {run.layout.root}; wait for it, or end it and start again.")
-    try:
-        return _drive(run, display, until)
-    finally:
-        lock.free()
-
-
-def _drive(run: Run, display: Display, until: str | None) -> Outcome:
+    """Run every stage up to `until`, of a run that this process holds."""
+    chosen = run.stages if until is None else run.stages[: run.stages.index(BY_NAME[until]) + 1]
     with EXECUTORS[run.config.executor.kind](run) as execute:
         driver = Driver(run, execute, display)
-        for stage in run.stages:
+        for stage in chosen:
             driver.stage(stage)
-            if driver.outcome.stopped:
-                break
             if run.complete(stage):
                 tidy(run.layout, stage)
                 run.ledger.fold(stage)
             files.replace(run.layout.funnel, json.dumps(tree(funnel(run)), indent=1).encode())
-            if stage.name == until:
+            if signals.stopping():
                 break
+    driver.outcome.stopped = signals.stopping() and not all(run.complete(stage) for stage in chosen)
     return driver.outcome
 
 
@@ -90,27 +80,29 @@ class Driver:
     display: Display
     outcome: Outcome = field(default_factory=Outcome)
 
-    def stage(self, stage: Stage) -> None:
-        """Bring a stage as far as it can go: its units, then its closing unit alone."""
-        self.run.ledger.forget(stage)
-        units = self.run.units(stage)
-        self.wave(stage, range(units))
-        if stage.close is not None and not self.outcome.stopped:
-            self.wave(stage, range(units, units + 1))
+    def stage(self, stage: Stage, units: Sequence[int] | None = None) -> None:
+        """Bring a stage, or some units of it, as far as they can go; its closing unit runs alone, and last."""
+        self.run.forget(stage)
+        last = self.run.units(stage)
+        chosen = range(self.run.all_units(stage)) if units is None else units
+        self.wave(stage, [u for u in chosen if u < last])
+        self.wave(stage, [u for u in chosen if u == last])
 
-    def wave(self, stage: Stage, units: range) -> None:
+    def wave(self, stage: Stage, units: Sequence[int]) -> None:
         """Do the units that are missing or stale and whose input is there."""
         run = self.run
         run.ledger.entries(stage)
         missing = [u for u in units if run.valid(stage, u) is None]
-        todo = [u for u in missing if run.input_digests(stage, u) is not None]
+        todo = [u for u in missing if run.ready(stage, u)]
         if len(todo) < len(missing):
             self.outcome.waiting.append(f"{stage.name}: {len(missing) - len(todo)} of {len(units)} units")
-        if not todo:
+        # A dataset that is no longer true must not lie there as if it were, even if it can not be made again now.
+        stale = [u for u in missing if stage is run.stages[-1]]
+        for unit in sorted({*todo, *stale}):
+            clear(run, stage, unit)
+        if not todo or signals.stopping():
             return
         files.make(run.layout.work(stage))
-        for unit in todo:
-            clear(run, stage, unit)
         self.display.begin(stage, len(todo), len(units) - len(missing), _input_rows(run, stage, todo))
         self.rounds(stage, todo)
         self.display.end(stage)
@@ -118,7 +110,7 @@ class Driver:
     def rounds(self, stage: Stage, todo: list[int]) -> None:
         """Try the units; those that failed go round again until their retries are used up."""
         failures: Counter[int] = Counter()
-        while todo and not self.outcome.stopped:
+        while todo and not signals.stopping():
             again: list[int] = []
             for event in self.execute(stage, todo):
                 if event.kind == "failed":
@@ -127,7 +119,6 @@ class Driver:
                         again.append(event.unit)
                 else:
                     self.note(stage, event)
-            self.outcome.stopped = signals.stopping()
             todo = again
 
     def give_up(self, stage: Stage, event: Event, failures: int) -> bool:
@@ -143,54 +134,53 @@ class Driver:
         if event.kind == "rows":
             self.display.rows(stage, event.rows)
         elif event.kind == "done":
-            self.run.ledger.add(stage, event.unit)
+            self.run.add(stage, event.unit)
             files.remove(self.run.layout.failure(stage, event.unit))
             self.display.unit(stage)
 
 
 def clear(run: Run, stage: Stage, unit: int) -> None:
-    """Make way for a new attempt: take back what is stale, carry forward what was won, forget old failures."""
+    """Make way for a new attempt: carry forward what was won, take back what is not valid, remove debris."""
     forward(run.layout, stage, unit)
+    run.forget_unit(stage, unit)
     if run.valid(stage, unit) is None:
-        run.ledger.retract(stage, unit)
+        run.retract(stage, unit)
     files.remove(run.layout.failure(stage, unit))
+    for path in run.layout.work(stage).glob(f"{stem(unit)}.*"):
+        if path.is_dir() and files.dead(path.name.partition(".")[2]):
+            files.clear(path)
 
 
 def _input_rows(run: Run, stage: Stage, todo: list[int]) -> int:
     chain = run.chain(stage)
     if not chain:
         return 0
-    entries = run.ledger.entries(next(s for s in run.stages if s.name == chain[0]))
+    entries = run.marks(BY_NAME[chain[0]])
     if stage.kind is Kind.MAP and len(entries) == run.shards:
         return sum(entries[u].mark.rows_out for u in todo if u in entries)
     return sum(e.mark.rows_out for e in entries.values())
 
 
-def work(run: Run, stage: Stage, units: str, say: Callable[[str], None]) -> int:
-    """Run units of one stage here, those that are missing and can run; return how many of them are not done."""
-    chosen = [u for u in _numbers(units, run.all_units(stage)) if run.valid(stage, u) is None]
-    ready = [u for u in chosen if run.input_digests(stage, u) is not None]
-    for unit in sorted(set(chosen) - set(ready)):
-        say(f"{stage.name} {stem(unit)}: its input is not complete")
-    failed = len(chosen) - len(ready)
-    files.make(run.layout.work(stage))
-    for unit in ready:
-        clear(run, stage, unit)
+def work(run: Run, stage: Stage, units: str, display: Display) -> Outcome:
+    """Run units of one stage in this process, those that are missing and can run."""
     with inline(run) as execute:
-        for event in execute(stage, ready):
-            failed += event.kind in ("failed", "stopped")
-            if event.kind != "rows":
-                say(f"{stage.name} {stem(event.unit)}: {event.kind} {event.text}".rstrip())
-    return failed
+        driver = Driver(run, execute, display)
+        driver.stage(stage, _numbers(units, run.all_units(stage)))
+    return driver.outcome
 
 
 def _numbers(text: str, units: int) -> list[int]:
-    """Return the units that "0-99,120" names, or all."""
-    try:
-        ranges = [part.partition("-") for part in text.split(",") if part]
-        chosen = {u for low, dash, high in ranges for u in range(int(low), int(high if dash else low) + 1)}
-    except ValueError as error:
-        raise UserError(f"--units {text}: expected numbers and ranges, for instance 0-99,120.") from error
-    if chosen and max(chosen) >= units:
-        raise UserError(f"--units {text}: this stage has units 0 to {units - 1}.")
-    return sorted(chosen) or list(range(units))
+    """Return the units that "0-99,120" names, or all where it is empty."""
+    if not text:
+        return list(range(units))
+    chosen: set[int] = set()
+    for part in text.split(","):
+        low, dash, high = part.partition("-")
+        try:
+            first, last = int(low), int(high if dash else low)
+        except ValueError as error:
+            raise UserError(f"--units {text}: expected numbers and ranges, for instance 0-99,120.") from error
+        if not 0 <= first <= last < units:
+            raise UserError(f"--units {text}: {part} is not a range within 0-{units - 1}, the units of this stage.")
+        chosen.update(range(first, last + 1))
+    return sorted(chosen)

@@ -128,10 +128,17 @@ def _news(run: Run, stage: Stage, pool: list[Worker]) -> Iterator[Event]:
         except (EOFError, ConnectionError):
             worker.process.join()
             unit, worker.unit = worker.unit, None
-            event = Event("failed", unit, text=note(run, stage, unit, _death(worker.process.exitcode)))
+            event = _ended(run, stage, unit, worker.process.exitcode)
         if event.kind != "rows":
             worker.unit = None
         yield event
+
+
+def _ended(run: Run, stage: Stage, unit: int, code: int | None) -> Event:
+    """Return the news of a unit whose worker is no more."""
+    if signals.stopping() and code == -signal.SIGTERM:  # asked to stop before it listened
+        return Event("stopped", unit)
+    return Event("failed", unit, text=note(run, stage, unit, _death(code)))
 
 
 def _death(code: int | None) -> str:
@@ -190,7 +197,7 @@ def _work(connection: Connection, root: str) -> None:
         except EOFError:
             return
         if name != last or unit >= run.units(BY_NAME[name]):
-            run.ledger.forget()  # the head goes on to the next stage when this one has ended
+            run.forget()  # the head goes on to the next stage when this one has ended
             last = name
         connection.send(
             _attempt(run, BY_NAME[name], unit, lambda rows, u=unit: connection.send(Event("rows", u, rows)))  # type: ignore[misc]

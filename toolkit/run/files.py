@@ -11,11 +11,14 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
+import socket
 from pathlib import Path
 from typing import IO
 
 BUFFER = 1 << 20
+_HOST = re.sub(r"[^A-Za-z0-9]+", "_", socket.gethostname())
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 # A file system without hard links says one of these (FAT, some FUSE mounts, BeeGFS between folders).
@@ -34,6 +37,12 @@ def finish(file: IO[bytes]) -> None:
     file.close()
 
 
+def settle(path: Path) -> None:
+    """Bring a file that somebody else has closed to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def write(path: Path, data: bytes) -> None:
     """Write a new file whole and bring it to the disk."""
     with create(path) as file:
@@ -44,8 +53,11 @@ def write(path: Path, data: bytes) -> None:
 def replace(path: Path, data: bytes) -> None:
     """Write a derived file, taking the place of an older one."""
     aside = path.with_name(f".{path.name}.{token()}")
-    write(aside, data)
-    aside.rename(path)
+    try:
+        write(aside, data)
+        aside.rename(path)
+    finally:
+        remove(aside)  # a full disk must not leave one more file at each try
     sync(path.parent)
 
 
@@ -96,8 +108,11 @@ def sync(folder: Path) -> None:
 
 
 def make(folder: Path) -> Path:
-    """Make a folder with its parents, where they are missing."""
+    """Make a folder with its parents, where they are missing, and bring their names to the disk."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync(path.parent)
     return folder
 
 
@@ -112,8 +127,22 @@ def clear(folder: Path) -> None:
 
 
 def token() -> str:
-    """Return a name that no other attempt has."""
-    return f"{os.getpid()}-{os.urandom(4).hex()}"
+    """Return a name that no other attempt has, and that tells whose it is: host, process, chance."""
+    return f"{_HOST}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def dead(name: str) -> bool:
+    """Return whether a name was made by `token` in a process of this host that is no more."""
+    host, _, rest = name.rpartition("-")[0].rpartition("-")
+    if host != _HOST or not rest.isdigit():
+        return False
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def digest(path: Path) -> str:

@@ -2,63 +2,42 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import pairwise
 from typing import Any, Literal
 
-from toolkit.data.stage import FunnelRow
-from toolkit.recipe import ABSENT, PAPER, REWRITES, STAGES, not_run
+from toolkit.data.stage import FunnelRow, Kind
+from toolkit.recipe import ABSENT, BY_NAME, PAPER, REWRITES, STAGES, not_run
 from toolkit.run.run import Run
 
-State = Literal["run", "not run", "rewrite"]
-
-# Where a step without code stands: after this one (paper, Table 6).
-_ABSENT_AFTER = {"dedup.batch": "safety.image"}
-
-
-def steps() -> list[str]:
-    """Return every step in recipe order."""
-    order: list[str] = []
-    for stage in STAGES:
-        for step in stage.steps:
-            order.append(step)
-            if step in _ABSENT_AFTER:
-                order.append(_ABSENT_AFTER[step])
-    return order
+State = Literal["run", "not run", "rewrite", "missing"]
 
 
 def funnel(run: Run) -> list[FunnelRow]:
-    """Return one row per step; `left` and `dropped` are None for steps that no shard has reached."""
-    drops: Counter[str] = Counter()
-    rewrites: Counter[str] = Counter()
-    reached: set[str] = set()
-    raw = 0
-    for stage in run.stages:
-        entries = run.ledger.entries(stage)
-        if entries:
-            reached.update(stage.steps)
-        for entry in entries.values():
-            drops.update(entry.mark.drops)
-            rewrites.update(entry.mark.counts)
-            raw += entry.mark.rows_in if stage.name == "source" else 0
-    return _rows(raw, drops, rewrites, reached, not_run(run.config))
+    """Return one row per step in recipe order; `left` and `dropped` are None for steps that no shard has reached.
 
-
-def _rows(
-    raw: int, drops: Counter[str], rewrites: Counter[str], reached: set[str], off: frozenset[str]
-) -> list[FunnelRow]:
-    rows = [_row("raw", raw if reached else None, None, "run")]
-    left = raw
-    for step in steps():
-        if step in off or step in ABSENT:
-            rows.append(_row(step, None, None, "not run"))
-        elif step not in reached:
-            rows.append(_row(step, None, None, "run"))
-        elif step in REWRITES:
-            rows.append(_row(step, left, rewrites[step], "rewrite"))
-        else:
-            left -= drops[step]
-            rows.append(_row(step, left, drops[step], "run"))
+    Pairs of shards that a stage has not done (or that were set aside) leave the funnel in a row of their own.
+    """
+    off = not_run(run.config)
+    left = sum(entry.mark.rows_in for entry in run.marks(BY_NAME["source"]).values())
+    rows = [_row("raw", left or None, None, "run")]
+    for stage in STAGES:
+        marks = [e.mark for u, e in run.marks(stage).items() if u < run.units(stage)] if stage in run.stages else []
+        if marks and stage.kind is not Kind.REDUCE and left > (arrived := sum(mark.rows_in for mark in marks)):
+            rows.append(_row(f"{stage.name}: shards not done", arrived, left - arrived, "missing"))
+            left = arrived
+        for step in stage.steps:
+            drops = sum(mark.drops.get(step, 0) for mark in marks)
+            changed = sum(mark.counts.get(step, 0) for mark in marks)
+            if step in off:
+                rows.append(_row(step, None, None, "not run"))
+            elif not marks:
+                rows.append(_row(step, None, None, "run"))
+            elif step in REWRITES:
+                rows.append(_row(step, left, changed, "rewrite"))
+            else:
+                left -= drops
+                rows.append(_row(step, left, drops, "run"))
+        rows += [_row(step, None, None, "not run") for step, before in ABSENT.items() if before == stage.name]
     return rows
 
 

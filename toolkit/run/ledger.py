@@ -60,9 +60,13 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """32 hex digits of everything but the facts and the text of damages."""
+        """32 hex digits of what the unit gives to those after it: files and counts.
+
+        Its inputs and version are left out, so that a unit that was done again and came out the same leaves what
+        depends on it as it is. The text of damages is left out, because it has paths, and data may move.
+        """
         tree = msgspec.to_builtins(self)
-        for name in ("facts", "damage"):  # damage is counted in the digest; its text has paths, and data may move
+        for name in ("facts", "damage", "inputs", "version"):
             del tree[name]
         return hashlib.blake2b(canonical(tree), digest_size=16).hexdigest()
 
@@ -93,7 +97,6 @@ class Ledger:
     layout: Layout
     folds: bool = True  # whether folded marks are read; `verify` compares them with the marks themselves
     _known: dict[str, dict[int, Entry]] = field(default_factory=dict)
-    _digests: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def entries(self, stage: Stage) -> dict[int, Entry]:
         """Return the marks of a stage by unit, valid or stale."""
@@ -109,41 +112,40 @@ class Ledger:
         mark = read_mark(self.layout.mark(stage, unit))
         return None if mark is None else Entry(mark, mark.digest)
 
-    def digest(self, stage: Stage, units: int) -> tuple[int, str]:
-        """Return how many of a stage's first units have a mark, and one digest of those marks."""
-        if stage.name not in self._digests:
-            found = [(u, e.digest) for u, e in self.entries(stage).items() if u < units]
-            self._digests[stage.name] = len(found), fold_digest(found)
-        return self._digests[stage.name]
-
     def forget(self, stage: Stage | None = None) -> None:
         """Read again what is asked for next."""
-        for cache in (self._known, self._digests):
-            if stage is None:
-                cache.clear()
-            else:
-                cache.pop(stage.name, None)
+        if stage is None:
+            self._known.clear()
+        else:
+            self._known.pop(stage.name, None)
 
     def add(self, stage: Stage, unit: int) -> None:
         """Take note of one unit that was finished just now."""
+        known = self.entries(stage)
+        known.pop(unit, None)
         entry = self.entry(stage, unit)
         if entry is not None:
-            self.entries(stage)[unit] = entry
-            self._digests.pop(stage.name, None)
+            known[unit] = entry
 
     def retract(self, stage: Stage, unit: int) -> None:
-        """Take back a unit that is stale, damaged or not done: first the fold and the mark, then its files."""
-        entry = self.entry(stage, unit)
-        files.remove(self.layout.folded(stage))
-        files.remove(self.layout.mark(stage, unit))
-        for output in entry.mark.outputs if entry else []:
-            files.remove(self.layout.file(stage, output.path))
+        """Take back a unit that was judged stale, damaged or not done: first the fold and the mark, then its files.
+
+        Where the mark on the disk is another one than was judged, somebody finished the unit meanwhile: it stays.
+        """
+        judged = self.entry(stage, unit)
+        path = self.layout.mark(stage, unit)
+        found = read_mark(path)
         self._known.get(stage.name, {}).pop(unit, None)
-        self._digests.pop(stage.name, None)
+        if found is not None and (judged is None or found != judged.mark):
+            return
+        files.remove(self.layout.folded(stage))
+        files.remove(path)
+        for output in judged.mark.outputs if judged else []:
+            files.remove(self.layout.file(stage, output.path))
 
     def fold(self, stage: Stage) -> None:
         """Write all marks of a finished stage into one table, which is read instead of thousands of files."""
-        if self.layout.folded(stage).exists():
+        if self._folded(stage) == self.entries(stage):
             return
         entries = sorted(self.entries(stage).items())
         rows = [(u, e.digest, msgspec.json.encode(e.mark).decode()) for u, e in entries]
@@ -155,14 +157,21 @@ class Ledger:
         files.replace(self.layout.folded(stage), sink.getvalue().to_pybytes())
 
     def _load(self, stage: Stage) -> dict[int, Entry]:
-        folded = self.layout.folded(stage)
-        if self.folds and folded.exists():
-            with folded.open("rb") as file:
+        folded = self._folded(stage) if self.folds else None
+        if folded is not None:
+            return folded
+        found = (read_mark(path) for path in sorted(self.layout.stage(stage).glob("done/*/*.json")))
+        return {mark.unit: Entry(mark, mark.digest) for mark in found if mark is not None}
+
+    def _folded(self, stage: Stage) -> dict[int, Entry] | None:
+        """Return the folded marks; None where there is no fold, or a damaged one, which is no loss."""
+        try:
+            with self.layout.folded(stage).open("rb") as file:
                 rows = table.read(file).to_pydict()
             marks = map(msgspec.json.Decoder(Mark).decode, rows["mark"])
             return {u: Entry(m, d) for u, d, m in zip(rows["unit"], rows["digest"], marks, strict=True)}
-        found = (read_mark(path) for path in sorted(folded.parent.glob("done/*/*.json")))
-        return {mark.unit: Entry(mark, mark.digest) for mark in found if mark is not None}
+        except (OSError, pa.ArrowException, KeyError, ValueError):
+            return None
 
 
 def read_mark(path: Path) -> Mark | None:
@@ -173,39 +182,42 @@ def read_mark(path: Path) -> Mark | None:
         return None
 
 
-def publish(layout: Layout, stage: Stage, attempt: Path, mark: Mark) -> bool:
-    """Publish an attempt whose files are all on disk; return False where another attempt was first."""
-    winner = layout.winner(stage, mark.unit)
-    final = layout.mark(stage, mark.unit)
+# A winner may be carried forward by others while this attempt looks; more turns than this mean a broken file system.
+_TURNS = 10
+
+
+def publish(layout: Layout, stage: Stage, attempt: Path, mark: Mark) -> None:
+    """Publish an attempt whose files are all on disk, unless another attempt was first."""
+    winner, final = layout.winner(stage, mark.unit), layout.mark(stage, mark.unit)
     if final.exists():
-        return False
+        return
     files.write(attempt / "mark.json", msgspec.json.encode(mark))
-    files.sync(attempt)
     files.write(attempt / "winner", attempt.name.encode())
-    while not final.exists():
+    files.sync(attempt)
+    for _ in range(_TURNS):
         files.link(attempt / "winner", winner)
         files.sync(winner.parent)
         forward(layout, stage, mark.unit)
-    won = files.same(attempt / "mark.json", final)
-    sweep(layout, stage, mark.unit)
-    return won
+        if final.exists():
+            sweep(layout, stage, mark.unit)
+            return
+    raise WorkError(f"{winner} could not be carried to {final} in {_TURNS} turns; is this file system sound?")
 
 
 def forward(layout: Layout, stage: Stage, unit: int) -> None:
     """Carry the winner's files to their final names, the mark last. Any number of processes may do so at once."""
     winner, final = layout.winner(stage, unit), layout.mark(stage, unit)
-    try:
-        attempt = winner.with_name(winner.read_text())
-    except FileNotFoundError:
+    attempt = chosen(layout, stage, unit)
+    if attempt is None:
         return
     mark = read_mark(attempt / "mark.json")
     if mark is None or final.exists():
-        # Somebody carried it to the end and swept the attempt away, or the winner came after a finished one.
-        if final.exists() or not attempt.exists():
-            files.remove(winner)
+        # The mark of an attempt is on disk before its winner, so one without is debris: carried to the end and swept
+        # by somebody, or late.
+        files.remove(winner)
         return
     for output in mark.outputs:
-        _place(attempt / Path(output.path).name, layout.file(stage, output.path), final)
+        _place(attempt / Path(output.path).name, layout.file(stage, output.path), output.bytes, final)
     files.make(final.parent)
     for folder in {layout.file(stage, o.path).parent for o in mark.outputs}:
         files.sync(folder)
@@ -214,12 +226,23 @@ def forward(layout: Layout, stage: Stage, unit: int) -> None:
     files.sync(final.parent)
 
 
-def _place(source: Path, target: Path, final: Path) -> None:
+def chosen(layout: Layout, stage: Stage, unit: int) -> Path | None:
+    """Return the folder of the attempt that may publish, or None where none was chosen."""
+    winner = layout.winner(stage, unit)
+    try:
+        return winner.with_name(winner.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _place(source: Path, target: Path, size: int, final: Path) -> None:
     files.make(target.parent)
     while source.exists() and not files.link(source, target):
         if final.exists():
             return
         files.remove(target)  # a left-over without a mark, of a unit that was taken back
+    if not target.exists() or target.stat().st_size != size:
+        raise WorkError(f"{target} could not be published whole; run `danqing run` again.")
 
 
 def sweep(layout: Layout, stage: Stage, unit: int) -> None:

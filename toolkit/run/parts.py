@@ -34,6 +34,18 @@ class Parts:
         key = hashlib.blake2b(canonical([stage.version, dict(inputs)]), digest_size=8).hexdigest()
         self._folder = files.make(layout.parts(stage, unit, key))
         self._token = token
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what killed attempts of this host left unfinished."""
+        kept = {name for part in self.parts() for name, _, _ in self._load(part).files.values()}
+        for path in self._folder.iterdir():
+            token = path.name.partition(".")[2].partition(".")[0]
+            if path.name not in kept and files.dead(token):
+                files.remove(path)
+
+    def _load(self, part: int) -> Part:
+        return msgspec.json.decode(self._record(part).read_bytes(), type=Part)
 
     def parts(self) -> Iterator[int]:
         """Return the numbers of the finished parts, ascending."""
@@ -41,8 +53,7 @@ class Parts:
 
     def load(self, part: int, suffix: str) -> IO[bytes]:
         """Open a finished part's file; raises WorkError where its bytes are not those that were saved."""
-        record = msgspec.json.decode(self._record(part).read_bytes(), type=Part)
-        name, size, digest = record.files[suffix]
+        name, size, digest = self._load(part).files[suffix]
         path = self._folder / name
         if not path.exists() or path.stat().st_size != size or files.digest(path) != digest:
             raise WorkError(f"the checkpoint {path} is damaged; remove its folder and run `danqing run` again.")
@@ -76,9 +87,11 @@ class Parts:
 
     def _finish(self, part: int, suffix: str, file: IO[bytes]) -> tuple[str, int, str]:
         name = f"{stem(part)}.{self._token}{suffix}"
-        if not file.closed:
-            files.finish(file)
         path = self._folder / name
+        if file.closed:
+            files.settle(path)
+        else:
+            files.finish(file)
         return name, path.stat().st_size, files.digest(path)
 
     def _record(self, part: int) -> Path:

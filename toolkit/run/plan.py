@@ -69,7 +69,7 @@ def plan(run: Run) -> list[StagePlan]:
 
 
 def _known_rows(run: Run, stage: Stage) -> float | None:
-    entries = run.ledger.entries(stage)
+    entries = run.marks(stage)
     if stage.kind is Kind.REDUCE or not run.complete(stage):
         return None
     return float(sum(e.mark.rows_in for e in entries.values()))
@@ -77,7 +77,7 @@ def _known_rows(run: Run, stage: Stage) -> float | None:
 
 def _row(run: Run, stage: Stage, rows: int) -> StagePlan:
     rate, size = RATES[stage.name]
-    units, done = run.all_units(stage), len(run.done(stage))
+    units, done = run.all_units(stage), len(run.marks(stage))
     return StagePlan(
         stage=stage.name,
         kind=stage.kind.value,

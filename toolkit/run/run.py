@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ import toolkit
 from toolkit.config import Config, InputFile, resolve
 from toolkit.config.config import BUILTIN, LISTS, check, digest
 from toolkit.data.stage import Kind, Stage
-from toolkit.errors import UserError
-from toolkit.recipe import BY_NAME, stages
+from toolkit.errors import UserError, WorkError
+from toolkit.recipe import BY_NAME, STAGES, stages
 from toolkit.run import files
 from toolkit.run.layout import Layout
 from toolkit.run.ledger import Entry, Ledger, fold_digest, stale
@@ -44,6 +44,9 @@ class Run:
     digest: str
     shards: int
     inputs_of_run: list[InputFile] | None = None
+    lock: files.Lock | None = None
+    _valid: dict[str, dict[int, Entry | None]] = field(default_factory=dict)
+    _folds: dict[str, str | None] = field(default_factory=dict)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -97,8 +100,8 @@ class Run:
         if stage.kind is Kind.MAP:
             return [unit]
         covered = self.batch_shards(unit) if stage.name == "dedup" else range(self.shards)
-        entries = self.ledger.entries(self.source_of(stage))
-        return [s for s in covered if s in entries]
+        earlier = self.source_of(stage)
+        return [s for s in covered if self.valid(earlier, s)]
 
     def source_of(self, stage: Stage) -> Stage:
         """Return the nearest map stage before this one, whose shards a reduce or collective stage reads."""
@@ -114,83 +117,116 @@ class Run:
         return [s.name for s in reversed(self.before(stage)) if s.kind is not Kind.REDUCE]
 
     def input_digests(self, stage: Stage, unit: int) -> dict[str, str] | None:
-        """Return the digests of what a unit is made of, or None while something is missing."""
+        """Return the digests of what a unit is made of, or None while something is missing or stale."""
         if stage.close is not None and unit == self.units(stage):
             found = self._all(stage)
             return None if found is None else {stage.name: found}
         digests: dict[str, str] = {}
-        for name in stage.after:
-            earlier = BY_NAME[name]
-            if earlier not in self.stages:
-                continue
+        for earlier in (BY_NAME[name] for name in stage.after if BY_NAME[name] in self.stages):
             found = self._needed(stage, unit, earlier)
             if found is None:
                 return None
-            digests[name] = found
+            digests[earlier.name] = found
         return digests
 
+    def ready(self, stage: Stage, unit: int) -> bool:
+        """Return whether everything is there that a unit needs to start."""
+        awaited = all(self.complete(BY_NAME[name]) for name in stage.awaits)
+        return awaited and self.input_digests(stage, unit) is not None
+
     def _needed(self, stage: Stage, unit: int, earlier: Stage) -> str | None:
-        if stage.kind is Kind.MAP and earlier.kind is Kind.MAP:
-            return self._one(earlier, unit)
-        if stage.kind is Kind.MAP and earlier.kind is Kind.COLLECTIVE:
-            return self._one(earlier, self.unit_of(earlier, unit))
+        if stage.kind is Kind.MAP and earlier.kind is not Kind.REDUCE:
+            entry = self.valid(earlier, self.unit_of(earlier, unit))
+            return entry.digest if entry else None
         if stage.name == "dedup":
             return self._some(earlier, self.batch_shards(unit))
         return self._all(earlier)
 
-    def _one(self, stage: Stage, unit: int) -> str | None:
-        entry = self.ledger.entry(stage, unit)
-        return entry.digest if entry else None
-
     def _all(self, stage: Stage) -> str | None:
-        units = self.units(stage)
-        found, digest = self.ledger.digest(stage, units)
-        return digest if found == units or self.config.allow_missing else None
+        if stage.name not in self._folds:
+            self._folds[stage.name] = self._some(stage, range(self.units(stage)))
+        return self._folds[stage.name]
 
     def _some(self, stage: Stage, units: Sequence[int]) -> str | None:
-        entries = self.ledger.entries(stage)
-        found = [u for u in units if u in entries]
-        complete = len(found) == len(units) or self.config.allow_missing
-        return fold_digest((u, entries[u].digest) for u in found) if complete else None
+        """Return one digest for some units. Shards may be missing if that is allowed; what all rest on may not."""
+        found = [(u, entry.digest) for u in units if (entry := self.valid(stage, u))]
+        may_miss = self.config.allow_missing and stage.kind is Kind.MAP
+        if len(found) < len(units) and not (may_miss and found):
+            return None
+        return fold_digest(found)
 
     def valid(self, stage: Stage, unit: int) -> Entry | None:
-        """Return the unit's mark if it fits its inputs and the stage's version."""
-        entry = self.ledger.entry(stage, unit)
-        if entry is None:
-            return None
-        inputs = self.input_digests(stage, unit)
-        return None if inputs is None or stale(entry, stage, inputs) else entry
+        """Return the unit's mark if it fits the stage's version and its inputs, which must be valid themselves."""
+        known = self._valid.setdefault(stage.name, {})
+        if unit not in known:
+            entry = self.ledger.entry(stage, unit)
+            inputs = self.input_digests(stage, unit) if entry else None
+            known[unit] = None if entry is None or inputs is None or stale(entry, stage, inputs) else entry
+        return known[unit]
 
-    def done(self, stage: Stage) -> set[int]:
-        """Return the units that are done, the closing unit among them."""
-        units = self.ledger.entries(stage)
-        return {u for u in units if u < self.all_units(stage) and self.valid(stage, u)}
+    def marks(self, stage: Stage) -> dict[int, Entry]:
+        """Return the valid marks of a stage by unit, its closing unit among them."""
+        self.ledger.entries(stage)
+        found = {u: self.valid(stage, u) for u in range(self.all_units(stage))}
+        return {u: entry for u, entry in found.items() if entry}
 
     def complete(self, stage: Stage) -> bool:
         """Return whether every unit of a stage is done."""
-        return len(self.done(stage)) == self.all_units(stage)
+        return len(self.marks(stage)) == self.all_units(stage)
+
+    def forget(self, stage: Stage | None = None) -> None:
+        """Look at the disk again: others may have written."""
+        self.ledger.forget(stage)
+        self._changed(stage)
+
+    def forget_unit(self, stage: Stage, unit: int) -> None:
+        """Look at one unit's mark again."""
+        self.ledger.add(stage, unit)
+        self._valid.get(stage.name, {}).pop(unit, None)
+
+    def add(self, stage: Stage, unit: int) -> None:
+        """Take note of a unit that was finished just now."""
+        self.ledger.add(stage, unit)
+        self._changed(stage)
+
+    def retract(self, stage: Stage, unit: int) -> None:
+        """Take back a unit that is not valid."""
+        self.ledger.retract(stage, unit)
+        self._changed(stage)
+
+    def _changed(self, stage: Stage | None) -> None:
+        for later in STAGES if stage is None else [s for s in STAGES if s.number >= stage.number]:
+            self._valid.pop(later.name, None)
+            self._folds.pop(later.name, None)
+
+    def hold(self) -> None:
+        """Be the only process on this machine, and where locks work on any, that drives this run.
+
+        The kernel lets go of the lock when this process ends, however it ends. Raises WorkError.
+        """
+        self.lock = files.Lock(files.make(self.layout.root) / self.layout.lock.name)
+        if not self.lock.taken:
+            raise WorkError(
+                f"Another process drives the run {self.layout.root}; wait for it, or end it and start again."
+            )
 
 
 def create(config: Config) -> Run:
-    """Make or continue the run folder of a configuration; raises UserError where it belongs to another one."""
-    config, inputs = resolve(config)
-    name = digest(config, inputs)
-    layout = Layout(Path(config.run_dir).absolute())
-    shards = math.ceil(len(inputs) / config.input.files_per_shard)
-    if layout.run_yaml.exists():
-        run = open_run(layout.root)
-        if run.digest != name:
-            raise UserError(_other(run, config, inputs, name))
-        return _continue(layout, config, inputs)
+    """Make or continue the run folder of a configuration, and hold it.
+
+    Raises UserError where the folder belongs to another configuration, WorkError where another process drives it.
+    """
+    run = look(config)
+    layout = run.layout
     try:
-        files.make(layout.root)
-        stray = {p.name for p in layout.root.iterdir() if not p.name.startswith(".")} - {"lists", "inputs.jsonl"}
-        if stray:
+        stray = {p.name for p in layout.root.iterdir() if not p.name.startswith(".")} if layout.root.exists() else set()
+        if stray - {"lists", "inputs.jsonl"} and not layout.run_yaml.exists():
             raise UserError(
                 f"run_dir {layout.root} holds {', '.join(sorted(stray)[:5])} but no run.yaml; "
                 "give an empty or new folder."
             )
-        return _begin(layout, config, inputs, name, shards)
+        run.hold()
+        return _continue(run) if layout.run_yaml.exists() else _begin(run)
     except OSError as error:
         raise UserError(
             f"The run folder {layout.root} can not be made ({error.strerror}); "
@@ -208,32 +244,33 @@ def look(config: Config) -> Run:
     return Run(layout, config, name, math.ceil(len(inputs) / config.input.files_per_shard), inputs)
 
 
-def _begin(layout: Layout, config: Config, inputs: list[InputFile], name: str, shards: int) -> Run:
-    _copy_lists(layout, config)
-    config = check(_with_lists(config.model_dump(mode="json"), layout), str(layout.run_yaml))
-    files.replace(layout.inputs, _lines(inputs))
+def _begin(run: Run) -> Run:
+    layout = run.layout
+    _copy_lists(layout, run.config)
+    run.config = check(_with_lists(run.config.model_dump(mode="json"), layout), str(layout.run_yaml))
+    files.replace(layout.inputs, _lines(run.inputs))
     tree = {
-        "digest": name,
-        "shards": shards,
+        "digest": run.digest,
+        "shards": run.shards,
         "toolkit": toolkit.__version__,
         "versions": {"python": sys.version.split()[0]} | {p: importlib.metadata.version(p) for p in _WITNESSES},
-        "config": _stored(config),
+        "config": _stored(run.config),
     }
     files.replace(layout.run_yaml, _dump(tree))
-    return Run(layout, config, name, shards, inputs)
+    return run
 
 
-def _continue(layout: Layout, config: Config, inputs: list[InputFile]) -> Run:
-    """Take over the options that are no part of the digest (executor, resolve, contact) from the new command."""
-    config = check(_with_lists(config.model_dump(mode="json"), layout), str(layout.run_yaml))
-    tree = _load(layout)
-    listed = _lines(inputs)  # the same files, perhaps in another place
+def _continue(run: Run) -> Run:
+    """Take over from the new command what is no part of the digest: executor, resolve, contact, where the input is."""
+    layout = run.layout
+    run.config = check(_with_lists(run.config.model_dump(mode="json"), layout), str(layout.run_yaml))
+    tree, listed = _load(layout), _lines(run.inputs)
     if layout.inputs.read_bytes() != listed:
         files.replace(layout.inputs, listed)
-    if tree["config"] != _stored(config):
-        tree["config"] = _stored(config)
+    if tree["config"] != _stored(run.config):
+        tree["config"] = _stored(run.config)
         files.replace(layout.run_yaml, _dump(tree))
-    return Run(layout, config, tree["digest"], tree["shards"], inputs)
+    return run
 
 
 def _lines(inputs: Sequence[InputFile]) -> bytes:

@@ -27,7 +27,7 @@ from toolkit.recipe import BY_NAME, REWRITES
 from toolkit.run import clock, files, signals
 from toolkit.run.funnel import funnel
 from toolkit.run.layout import relative
-from toolkit.run.ledger import Mark, check_output, publish, read_mark
+from toolkit.run.ledger import Mark, check_output, chosen, publish, read_mark
 from toolkit.run.parts import Parts
 from toolkit.run.rows import gather
 from toolkit.run.run import Run
@@ -71,9 +71,11 @@ class Books:
         """Bring every output to the disk and return their sizes and digests."""
         outputs = []
         for path, file in sorted(self.opened.items()):
-            if not file.closed:
-                files.finish(file)
             aside = self.folder / Path(path).name
+            if file.closed:
+                files.settle(aside)
+            else:
+                files.finish(file)
             size, digest = aside.stat().st_size, files.digest(aside)
             outputs.append(Output(path=path, bytes=size, digest=digest, rows=self.rows_of.get(path)))
         return outputs
@@ -87,6 +89,11 @@ class Books:
 def _counts(dropped: pa.ChunkedArray) -> tuple[list[str], list[int]]:
     counted = pc.value_counts(dropped.drop_null())
     return counted.field("values").to_pylist(), counted.field("counts").to_pylist()
+
+
+def _text(said: str) -> str:
+    """Return text that JSON can hold: file names need not be UTF-8."""
+    return said.encode("utf-8", "backslashreplace").decode()
 
 
 class BaseTask:
@@ -120,7 +127,7 @@ class BaseTask:
         """Count and name a bad file or record."""
         self.books.damages += 1
         if len(self.books.damage) < NAMED:
-            self.books.damage.append((where, what))
+            self.books.damage.append((_text(where), _text(what)))
 
     def count(self, step: str, rows: int) -> None:
         """Count rewritten rows, or dropped rows that are not written."""
@@ -151,7 +158,7 @@ class RunTask(BaseTask):
     def __init__(self, run: Run, stage: Stage, unit: int, folder: Path, inputs: dict[str, str]) -> None:
         super().__init__(stage, unit, run.config, folder, run.parts)
         self.run = run
-        self._inputs = inputs
+        self.inputs = inputs
         self._checked: set[str] = set()
 
     def shards(self) -> Sequence[int]:
@@ -167,9 +174,9 @@ class RunTask(BaseTask):
     def total(self) -> int:
         """Return the rows alive at this stage's input, over all shards."""
         nearest = BY_NAME[self.run.chain(self.stage)[0]]
-        rows = sum(e.mark.rows_out for e in self.run.ledger.entries(nearest).values())
+        rows = sum(e.mark.rows_out for e in self.run.marks(nearest).values())
         if nearest.name == "source":
-            rows -= sum(sum(e.mark.drops.values()) for e in self.run.ledger.entries(BY_NAME["unique"]).values())
+            rows -= sum(sum(e.mark.drops.values()) for e in self.run.marks(BY_NAME["unique"]).values())
         return rows
 
     def rows(self, *names: str, shard: int | None = None) -> pa.Table:
@@ -202,7 +209,7 @@ class RunTask(BaseTask):
         """Return the path of an earlier file after comparing it with its mark; raises WorkError."""
         name = relative(shard, suffix)
         unit = self.run.unit_of(stage, shard)
-        entry = self.run.ledger.entry(stage, unit)
+        entry = self.run.valid(stage, unit)
         output = next((o for o in entry.mark.outputs if o.path == name), None) if entry else None
         if output is None:
             raise WorkError(f"{stage.folder}/data/{name} was never published; run `danqing run` again.")
@@ -217,11 +224,11 @@ class RunTask(BaseTask):
 
     def checkpoint(self) -> Parts:
         """Return this unit's finished parts."""
-        return Parts(self.run.layout, self.stage, self.unit, self._inputs, self.books.folder.name)
+        return Parts(self.run.layout, self.stage, self.unit, self.inputs, self.books.folder.name)
 
     def outputs(self) -> Sequence[Output]:
         """Return the files of this stage's other units."""
-        entries = self.run.ledger.entries(self.stage)
+        entries = self.run.marks(self.stage)
         return [o for u in sorted(entries) if u != self.unit for o in entries[u].mark.outputs]
 
     def funnel(self) -> Sequence[FunnelRow]:
@@ -262,8 +269,8 @@ def entry_point(name: str) -> Callable[[Any], None]:
     return found
 
 
-def attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None] = lambda rows: None) -> Mark | None:
-    """Do one unit and publish it; return its mark, or None where another attempt was first.
+def attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None] = lambda rows: None) -> None:
+    """Do one unit and publish it, unless another attempt was first.
 
     Raises whatever the stage raises, after the attempt's folder is gone; checkpointed parts stay.
     """
@@ -271,40 +278,41 @@ def attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None]
     if inputs is None:
         raise WorkError(f"{stage.folder} {stem(unit)}: its input is not complete; run `danqing run` again.")
     if run.ledger.entry(stage, unit) is not None:
-        return None
+        return
     folder = files.make(run.layout.attempt(stage, unit, files.token()))
     task = RunTask(run, stage, unit, folder, inputs)
     task.on_advance = on_advance
-    started, begin = clock.now(), clock.ticks()
-    closing = stage.close is not None and unit == run.units(stage)
     try:
-        entry_point(stage.close if closing and stage.close else stage.run)(task)
-        outputs = task.books.finish()
-        facts = {
-            "host": socket.gethostname(),
-            "attempt": folder.name,
-            "started": started,
-            "toolkit": toolkit.__version__,
-        }
-        mark = _mark(task, outputs, inputs, facts | {"seconds": round(clock.ticks() - begin, 3)})
-        return mark if publish(run.layout, stage, folder, mark) else None
+        _work(run, task)
     except OSError:
-        if read_mark(run.layout.mark(stage, unit)) is not None:
-            return None  # another attempt finished meanwhile and swept this one's folder away
-        raise
+        if read_mark(run.layout.mark(stage, unit)) is None:
+            raise
+        # Another attempt finished meanwhile and swept this one's folder away.
     finally:
         task.books.close()
-        files.clear(folder)
+        if chosen(run.layout, stage, unit) != folder:  # what may publish is finished, and is carried forward later
+            files.clear(folder)
 
 
-def _mark(task: RunTask, outputs: list[Output], inputs: dict[str, str], facts: dict[str, Any]) -> Mark:
+def _work(run: Run, task: RunTask) -> None:
+    stage, folder = task.stage, task.books.folder
+    started, begin = clock.now(), clock.ticks()
+    closing = stage.close is not None and task.unit == run.units(stage)
+    entry_point(stage.close if closing and stage.close else stage.run)(task)
+    outputs = task.books.finish()
+    facts = {"host": socket.gethostname(), "attempt": folder.name, "started": started, "toolkit": toolkit.__version__}
+    mark = _mark(task, outputs, facts | {"seconds": round(clock.ticks() - begin, 3)})
+    publish(run.layout, stage, folder, mark)
+
+
+def _mark(task: RunTask, outputs: list[Output], facts: dict[str, Any]) -> Mark:
     books = task.books
     return Mark(
         stage=task.stage.folder,
         unit=task.unit,
         version=task.stage.version,
         outputs=outputs,
-        inputs=inputs,
+        inputs=task.inputs,
         rows_in=books.rows_in,
         rows_out=books.rows_out,
         drops=dict(sorted(books.drops.items())),

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from toolkit.data import pair, table
+from toolkit.data import pair
 from toolkit.data.stage import Kind, Stage, stem
 from toolkit.data.tar import member
 from toolkit.data.verdict import alive
@@ -28,6 +29,7 @@ from toolkit.run import files
 from toolkit.run.layout import relative
 from toolkit.run.ledger import Entry, Ledger, check_output
 from toolkit.run.run import Run
+from toolkit.run.tables import read
 from toolkit.run.task import RunTask
 
 
@@ -52,7 +54,7 @@ class Problem:
 
 def verify(run: Run) -> Iterator[Problem]:
     """Yield every problem of a run folder; nothing for a complete and sound one."""
-    run.ledger.forget()
+    run.forget()
     sound: dict[str, set[int]] = {}
     for stage in run.stages:
         bad = yield from _unsound(run, stage)
@@ -64,25 +66,25 @@ def verify(run: Run) -> Iterator[Problem]:
 
 
 def repair(run: Run) -> list[Problem]:
-    """Take back damaged and missing units, and remove stray files; return what was found.
+    """Take back damaged units and remove stray files of a run that is held; return what was found.
 
     Running the run again redoes them; what depends on them is done again only where their bytes came out different,
-    so stale units are left to the run.
+    so stale units, and missing ones, are left to the run.
     """
     found = list(verify(run))
     for problem in found:
         stage = BY_NAME[problem.stage]
         if problem.kind == "stray":
             files.remove(run.layout.file(stage, problem.path))
-        elif problem.kind != "stale":
-            run.ledger.retract(stage, problem.unit)
+        elif problem.kind == "damaged":
+            run.retract(stage, problem.unit)
     return found
 
 
 def _unsound(run: Run, stage: Stage) -> Generator[Problem, None, set[int]]:
     """Yield missing and stale units, damaged files, and files that no mark names; return the damaged units."""
     bad: set[int] = set()
-    done, entries = run.done(stage), run.ledger.entries(stage)
+    done, entries = set(run.marks(stage)), run.ledger.entries(stage)
     for unit in sorted(set(range(run.all_units(stage))) - done):
         if unit in entries:
             yield Problem(stage.name, unit, "stale: its input or the toolkit changed", "stale")
@@ -130,13 +132,8 @@ def _table_shards(run: Run, stage: Stage, unit: int) -> list[int]:
     return list(run.shards_of(stage, unit))
 
 
-def _read(run: Run, stage: Stage, shard: int) -> pa.Table:
-    with run.layout.file(stage, relative(shard, ".parquet")).open("rb") as file:
-        return table.read(file)
-
-
 def _rows(run: Run, stage: Stage, unit: int, shard: int, sound: Mapping[str, set[int]]) -> Iterator[Problem]:
-    found = _read(run, stage, shard)
+    found = read(run, stage, shard)
     if found.schema.names != pair.schema(stage.name).names:
         what = f"columns {found.schema.names}, expected {pair.schema(stage.name).names}"
         yield Problem(stage.name, unit, what, "damaged")
@@ -154,7 +151,7 @@ def _rows(run: Run, stage: Stage, unit: int, shard: int, sound: Mapping[str, set
 
 
 def _tar(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
-    found = _read(run, stage, unit)
+    found = read(run, stage, unit)
     rows = alive(found)
     offsets, sizes = found["offset"].to_pylist(), found["bytes"].to_pylist()
     digests, ids = found["digest"].to_pylist(), found["id"].to_pylist()
@@ -166,11 +163,11 @@ def _tar(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
 
 
 def _features(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
-    from toolkit.data.features import read
+    from toolkit.data.features import read as features_of
 
-    living = alive(_read(run, stage, unit))
+    living = alive(read(run, stage, unit))
     with run.layout.file(stage, relative(unit, ".h5")).open("rb") as file:
-        features = read(file)
+        features = features_of(file)
         n = len(features.ids)
         block = features.block(0, n)
         bad = living[~np.isfinite(block[living].astype(np.float32)).all(axis=1)] if n else living
@@ -178,15 +175,23 @@ def _features(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
         yield Problem(stage.name, unit, f"{len(bad)} living rows have features that are not finite", "damaged")
 
 
+_ID = np.dtype("S16")
+
+
+def _ids(run: Run, stage: Stage, shard: int) -> npt.NDArray[np.bytes_]:
+    """Return the ids of a shard, 16 bytes each."""
+    found = read(run, stage, shard, ["id"])["id"].to_pylist()
+    return np.array([bytes.fromhex(i) for i in found], _ID)
+
+
 def _export(run: Run, units: set[int]) -> Iterator[Problem]:
     stage, closing = BY_NAME["export"], run.units(BY_NAME["export"])
     shards = sorted(units - {closing})
-    ids = [pa.concat_arrays(_read(run, stage, s)["id"].chunks or [pa.array([], pa.string())]) for s in shards]
-    names = np.array([i for part in ids for i in part.to_pylist()], dtype="S32")
-    if len(np.unique(names)) != len(names):
-        yield Problem(
-            stage.name, closing, f"{len(names) - len(np.unique(names))} ids stand twice in the dataset", "damaged"
-        )
+    ids = np.concatenate([np.empty(0, _ID), *(_ids(run, stage, shard) for shard in shards)])
+    ids.sort()
+    twice = int((ids[1:] == ids[:-1]).sum())
+    if twice:
+        yield Problem(stage.name, closing, f"{twice} ids stand twice in the dataset", "damaged")
     if closing in units:
         manifest = json.loads(run.layout.file(stage, "manifest.json").read_bytes())
         listed = {(f["path"], f["digest"]) for f in manifest["files"]}
