@@ -49,7 +49,7 @@ def _stage(run: Run, stage: Stage) -> dict[str, Any]:
 
 def _damage(run: Run) -> Iterator[dict[str, Any]]:
     for stage in run.stages:
-        for unit, entry in sorted(run.marks(stage).items()):
+        for unit, entry in run.marks(stage).items():
             for where, what in entry.mark.damage:
                 yield {"stage": stage.name, "unit": unit, "where": where, "what": what}
 

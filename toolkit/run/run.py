@@ -47,6 +47,7 @@ class Run:
     lock: files.Lock | None = None
     _valid: dict[str, dict[int, Entry | None]] = field(default_factory=dict)
     _folds: dict[str, str | None] = field(default_factory=dict)
+    _marks: dict[str, dict[int, Entry]] = field(default_factory=dict)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -165,10 +166,12 @@ class Run:
         return known[unit]
 
     def marks(self, stage: Stage) -> dict[int, Entry]:
-        """Return the valid marks of a stage by unit, its closing unit among them."""
-        self.ledger.entries(stage)
-        found = {u: self.valid(stage, u) for u in range(self.all_units(stage))}
-        return {u: entry for u, entry in found.items() if entry}
+        """Return the valid marks of a stage by unit, ascending, its closing unit among them."""
+        if stage.name not in self._marks:
+            self.ledger.entries(stage)
+            found = ((u, self.valid(stage, u)) for u in range(self.all_units(stage)))
+            self._marks[stage.name] = {u: entry for u, entry in found if entry}
+        return self._marks[stage.name]
 
     def complete(self, stage: Stage) -> bool:
         """Return whether every unit of a stage is done."""
@@ -183,6 +186,7 @@ class Run:
         """Look at one unit's mark again."""
         self.ledger.add(stage, unit)
         self._valid.get(stage.name, {}).pop(unit, None)
+        self._marks.pop(stage.name, None)
 
     def add(self, stage: Stage, unit: int) -> None:
         """Take note of a unit that was finished just now."""
@@ -198,6 +202,7 @@ class Run:
         for later in STAGES if stage is None else [s for s in STAGES if s.number >= stage.number]:
             self._valid.pop(later.name, None)
             self._folds.pop(later.name, None)
+            self._marks.pop(later.name, None)
 
     def hold(self) -> None:
         """Be the only process on this machine, and where locks work on any, that drives this run.
