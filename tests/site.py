@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -14,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).parents[1]
+from toolkit.demo import show
 
 
 @dataclass(frozen=True)
@@ -42,22 +39,5 @@ def serve(site: Mapping[str, Mapping[str, Any]], root: Path, port: int = 0) -> I
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "site.json"
         path.write_text(json.dumps(dict(site)), encoding="utf-8")
-        command = [sys.executable, "-m", "toolkit.demo.server", "--site", path, "--root", root]
-        process = subprocess.Popen(
-            [*map(str, command), "--port", str(port), "--until-eof"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        )
-        try:
-            line = process.stdout.readline() if process.stdout else ""
-            if not line.startswith("listening on "):
-                raise RuntimeError(f"the test server did not start: {line!r}, exit {process.wait(10)}")
-            yield Server(int(line.rpartition(":")[2]), process.pid)
-        finally:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe:
-                    pipe.close()
+        with show.server(path, root, port) as (bound, pid):
+            yield Server(bound, pid)

@@ -258,7 +258,7 @@ def demo(
     typer.echo(f"{made['pairs']:,} pairs on {made['pages']:,} pages in {crawl}, {made['pictures']:,} pictures drawn")
     if make_only:
         return
-    with show.server(crawl.absolute()) as port:
+    with show.served(crawl.absolute()) as port:
         opened = _drive(show.recipe(crawl.absolute(), folder / "run", port, workers), None)
     typer.echo("\nPlanted defects and what the steps found:")
     for line in show.lines(show.judge(opened, crawl)):

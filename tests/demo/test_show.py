@@ -28,7 +28,7 @@ def test_a_small_demo_is_perfect_goes_on_when_called_again_and_has_the_same_byte
     marks = {p: p.stat().st_ino for p in tmp_path.rglob("done/**/*.json")}
     danqing("demo", "--dir", tmp_path, "--pairs", "300")
     assert {p: p.stat().st_ino for p in tmp_path.rglob("done/**/*.json")} == marks
-    with show.server(tmp_path / "crawl") as port:
+    with show.served(tmp_path / "crawl") as port:
         blacklist = {"blacklist": str(tmp_path / "crawl" / "hosts.txt")}
         inline = config(
             tmp_path,
@@ -67,7 +67,7 @@ def test_the_whole_demo_is_perfect_from_wat_and_from_warc(tmp_path: Path) -> Non
     crawl = tmp_path / "crawl"
     result = show.judge(open_run(tmp_path / "run"), crawl)
     assert result.perfect, imperfect(result)
-    with show.server(crawl) as port:
+    with show.served(crawl) as port:
         blacklist = {"blacklist": str(crawl / "hosts.txt")}
         danqing("run", config(tmp_path, crawl, f"127.0.0.1:{port}", "warc", "warc", source=blacklist))
     assert show.judge(open_run(tmp_path / "warc"), crawl).perfect

@@ -18,7 +18,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, P
     folder = tmp_path_factory.mktemp("repair")
     crawl = folder / "crawl"
     danqing("demo", "--make-only", crawl, "--pairs", "300")
-    with show.server(crawl) as port:
+    with show.served(crawl) as port:
         blacklist = {"blacklist": str(crawl / "hosts.txt")}
         path = config(folder, crawl, f"127.0.0.1:{port}", source=blacklist)
         danqing("run", path)

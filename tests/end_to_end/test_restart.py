@@ -21,7 +21,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, i
     folder = tmp_path_factory.mktemp("restart")
     crawl = folder / "crawl"
     danqing("demo", "--make-only", crawl, "--pairs", "300")
-    with show.server(crawl) as port:
+    with show.served(crawl) as port:
         danqing("run", configured(folder, crawl, port))
         yield crawl, port, folder / "run"
 

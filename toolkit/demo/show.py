@@ -6,6 +6,7 @@ No weights, and no network but loopback. Everything lies in one folder; a second
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -57,26 +58,34 @@ def crawl(folder: Path, pairs: int, seed: int, advance: Callable[[int], None] = 
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[int]:
-    """Serve a crawl's site in a process of its own; yield its port. It ends with this process, however that ends."""
-    command = [sys.executable, "-m", "toolkit.demo.server", "--site", str(folder / "site.json")]
+def server(site: Path, root: Path, port: int = 0) -> Iterator[tuple[int, int]]:
+    """Serve a site in a process of its own; yield its port and process id. It ends with this one, however that ends."""
+    command = [sys.executable, "-m", "toolkit.demo.server", "--site", str(site), "--root", str(root)]
     process = subprocess.Popen(
-        [*command, "--root", str(folder / "site"), "--until-eof"],
+        [*command, "--port", str(port), "--until-eof"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     try:
         line = process.stdout.readline() if process.stdout else ""
         if not line.startswith("listening on "):
             raise WorkError(f"The demo's web server did not start (it said {line!r}); is loopback available here?")
-        yield int(line.rpartition(":")[2])
+        yield int(line.rpartition(":")[2]), process.pid
     finally:
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe:
                 pipe.close()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[int]:
+    """Serve a crawl that `crawl` made; yield the port."""
+    with server(folder / "site.json", folder / "site") as (port, _):
+        yield port
 
 
 def recipe(folder: Path, run_dir: Path, port: int, workers: int | None) -> Config:
