@@ -265,7 +265,7 @@ PLACES = {
     "GROUP": r"\d{3}",
     "UNIT": r"\d{6}",
     "SHARD": r"\d{6}",
-    "ATTEMPT": r"\d{6}\.\d+-[0-9a-f]{8}",
+    "ATTEMPT": r"\d{6}\.\w+-\d+-[0-9a-f]{8}",
     "KEY": r"[0-9a-f]{16}",
     "OPTION": r"[a-z]+\.[a-z]+",
 }

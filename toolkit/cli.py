@@ -169,7 +169,7 @@ def verify(run_folder: RunPath, as_json: Json = False) -> None:
         tree, as_json, lambda _: [*map(str, found), f"{opened.layout.root}: {'sound' if not found else 'not sound'}"]
     )
     if found:
-        raise WorkError(f"{len(found)} problems; `danqing repair {run_folder}` redoes those units and no others.")
+        raise WorkError(f"{len(found)} problems; `danqing repair {run_folder}` mends them.")
 
 
 @app.command()

@@ -79,9 +79,11 @@ STAGES: tuple[Stage, ...] = (
         kind=Kind.MAP,
         run="toolkit.fetch.stage:run",
         steps=tuple(f"fetch.{reason}" for reason in FETCH_REASONS),
-        # What the network answered is recorded once: another answer about some host, or another shard, must not
-        # throw away what was downloaded. The rows follow from source and text of the same shard.
-        after=("source", "text"),
+        # What the network answered is recorded once. Another answer about some host, another shard that changes the
+        # word counts, or a new measure must not throw away what was downloaded: only ids (which fix the addresses)
+        # and captions of the rows count.
+        after=("text",),
+        rows_only=True,
         awaits=("hosts",),
         version=1,
         checkpoints=True,

@@ -27,7 +27,7 @@ class Stage:
     """One stage of the recipe.
 
     `run` is named as "module:function" so that importing the recipe imports no heavy package. `after` names the
-    stages whose rows or files this stage reads, and is stale without.
+    stages whose rows or files this stage is made of: its units are stale where those changed.
     `version` is raised whenever the stage's output for the same input changes; finished shards are then redone.
     """
 
@@ -39,6 +39,7 @@ class Stage:
     after: Sequence[str]
     version: int
     awaits: Sequence[str] = ()  # stages that must be complete first, but whose change makes nothing stale
+    rows_only: bool = False  # of those in `after` only the rows that they left count, not what they measured
     close: str | None = None  # a last unit, run when all others are done (export's card and manifest)
     checkpoints: bool = False  # whether the stage asks `stopping` and keeps finished parts
 
@@ -72,7 +73,7 @@ class FunnelRow:
     """One step of the funnel. A count is null where nobody counted."""
 
     step: str
-    """Name of the step; the first row is `raw`, the pairs that were found."""
+    """Name of the step; the first row is `raw`, the pairs that were found; `STAGE: shards not done` is no step."""
     left: int | None
     """Pairs left after it; null where it is not run or was not reached."""
     dropped: int | None
@@ -82,7 +83,8 @@ class FunnelRow:
     paper_dropped: int | None
     """Pairs dropped there."""
     state: Literal["run", "not run", "rewrite", "missing"]
-    """Whether the configuration runs it; rewrite: it changes texts and drops nothing."""
+    """Whether the configuration runs it; rewrite: it changes texts and drops nothing; missing: pairs of shards that the
+    stage has not done."""
 
 
 class Stopped(Exception):  # noqa: N818 (an event, not an error)
@@ -93,7 +95,7 @@ class Task(Protocol):
     """One unit of a stage at work: where its rows come from, where its files go, and when to stop."""
 
     unit: int
-    parts: int  # units of the stage unique: prefixes of the id space
+    parts: int  # units of the stage unique: parts of the ids
     config: Any  # the whole Config; a stage reads its own section
 
     def shards(self) -> Sequence[int]:
@@ -115,7 +117,7 @@ class Task(Protocol):
         """Return the rows of an earlier reduce stage's table whose column is one of the values."""
 
     def open(self, stage: str, suffix: str, shard: int | None = None) -> IO[bytes]:
-        """Open an earlier stage's file (".tar", ".h5") of this shard for reading, its digest checked."""
+        """Open an earlier stage's file (".tar", ".h5") of this shard for reading, its digest checked (a tar's size)."""
 
     def create(self, suffix: str) -> IO[bytes]:
         """Open an output of this unit (".tar", ".h5") for writing and reading; published with the unit.

@@ -14,7 +14,7 @@ from toolkit.run.verify import Problem
 
 
 class StageStatus(TypedDict):
-    """How far one stage is. Units are shards, for dedup batches, for unique prefixes of the ids; export has one more,
+    """How far one stage is. Units are shards, for dedup batches, for unique parts of the ids; export has one more,
     which writes card and manifest."""
 
     stage: str
@@ -24,7 +24,8 @@ class StageStatus(TypedDict):
     done: int
     """Units with a valid mark."""
     stale: int
-    """Units whose mark no longer fits their input or the stage's version; the next run redoes them."""
+    """Units whose mark no longer fits the stage's version or their input, or whose input is not valid itself; the next
+    run redoes them."""
     failed: int
     """Units that are not done and whose last attempt failed."""
     rows_in: int

@@ -37,12 +37,14 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     outputs: list[Output]
     """The published files."""
     inputs: dict[str, str]
-    """For each stage that this unit read, the digest of its mark, or of its marks folded; another one makes the mark
-    stale."""
+    """For each stage that this unit is made of, the digest of its mark, or of its marks folded; another one makes the
+    mark stale."""
     rows_in: int
     """Rows written, and rejected rows that were only counted."""
     rows_out: int
     """Rows written that no step dropped."""
+    living: str = ""
+    """Digest of the rows that no step dropped: their ids, in order, and their captions where the table has them."""
     drops: dict[str, int] = {}
     """Rows dropped, by step."""
     counts: dict[str, int] = {}

@@ -138,6 +138,8 @@ class Run:
     def _needed(self, stage: Stage, unit: int, earlier: Stage) -> str | None:
         if stage.kind is Kind.MAP and earlier.kind is not Kind.REDUCE:
             entry = self.valid(earlier, self.unit_of(earlier, unit))
+            if entry and stage.rows_only:
+                return entry.mark.living
             return entry.digest if entry else None
         if stage.name == "dedup":
             return self._some(earlier, self.batch_shards(unit))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import socket
 from collections import Counter
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 
 import toolkit
 from toolkit.config import Config
+from toolkit.config.config import canonical
 from toolkit.data import pair, table
 from toolkit.data.stage import FunnelRow, Output, Stage, Stopped, stem
 from toolkit.errors import WorkError
@@ -50,6 +52,7 @@ class Books:
     damage: list[tuple[str, str]] = field(default_factory=list)
     opened: dict[str, IO[bytes]] = field(default_factory=dict)
     rows_of: dict[str, int] = field(default_factory=dict)
+    living: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
 
     def create(self, path: str) -> IO[bytes]:
         """Open a new output, `path` being its name below data/."""
@@ -65,7 +68,15 @@ class Books:
             for step, rows in zip(*_counts(dropped), strict=True):
                 self.drops[step] += rows
             self.rows_out += part.num_rows - len(dropped) + dropped.null_count
+            if "id" in part.column_names:
+                self._note(part.filter(pc.is_null(dropped)) if len(dropped) else part)
             yield part
+
+    def _note(self, rows: pa.Table) -> None:
+        """Add rows to the digest of those that live."""
+        names = [name for name in ("id", "caption") if name in rows.column_names]
+        for row in zip(*(rows[name].to_pylist() for name in names), strict=True):
+            self.living.update(canonical(row) + b"\n")
 
     def finish(self) -> list[Output]:
         """Bring every output to the disk and return their sizes and digests."""
@@ -315,6 +326,7 @@ def _mark(task: RunTask, outputs: list[Output], facts: dict[str, Any]) -> Mark:
         inputs=task.inputs,
         rows_in=books.rows_in,
         rows_out=books.rows_out,
+        living=books.living.hexdigest(),
         drops=dict(sorted(books.drops.items())),
         counts=dict(sorted(books.counts.items())),
         tallies=dict(sorted(books.tallies.items())),

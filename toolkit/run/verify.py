@@ -44,7 +44,8 @@ class Problem:
     what: str
     """What is wrong with it."""
     kind: Literal["missing", "stale", "damaged", "stray"]
-    """missing: not done; stale: its input or the toolkit changed; damaged; stray: a file that belongs to no mark."""
+    """missing: not done; stale: its input is not valid or changed, or the toolkit changed; damaged; stray: a file that
+    belongs to no mark."""
     path: str = ""
     """The file below data/ that is damaged or stray, where it is one."""
 
