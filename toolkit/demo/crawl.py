@@ -20,8 +20,8 @@ from itertools import groupby
 from typing import IO, Any
 
 from toolkit.demo import plan
-from toolkit.demo.pages import CRAWL, Twin
 from toolkit.demo.pictures import FILES
+from toolkit.demo.records import CRAWL, Twin
 
 PAIRS_PER_FILE = 5_000
 LEAST_FILES = 4

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -139,7 +140,7 @@ class Run:
         if stage.kind is Kind.MAP and earlier.kind is not Kind.REDUCE:
             entry = self.valid(earlier, self.unit_of(earlier, unit))
             if entry and stage.rows_only:
-                return entry.mark.living
+                return entry.mark.living or entry.digest  # marks of older toolkits do not have it
             return entry.digest if entry else None
         if stage.name == "dedup":
             return self._some(earlier, self.batch_shards(unit))
@@ -260,7 +261,8 @@ def _begin(run: Run) -> Run:
         "digest": run.digest,
         "shards": run.shards,
         "toolkit": toolkit.__version__,
-        "versions": {"python": sys.version.split()[0]} | {p: importlib.metadata.version(p) for p in _WITNESSES},
+        "versions": {"python": sys.version.split()[0], "unicode": unicodedata.unidata_version}
+        | {p: importlib.metadata.version(p) for p in _WITNESSES},
         "config": _stored(run.config),
     }
     files.replace(layout.run_yaml, _dump(tree))
