@@ -16,6 +16,7 @@ from toolkit.config.image import Image
 from toolkit.embed.descriptor import Descriptor
 from toolkit.embed.encoder import ENCODERS, load
 from toolkit.embed.prepare import prepare, shape
+from toolkit.errors import UserError
 from toolkit.image.fault import Fault
 from toolkit.image.stage import guard
 
@@ -55,7 +56,7 @@ def test_a_row_depends_on_its_image_alone(name):
 def test_without_a_text_tower_there_are_no_texts():
     encoder = load(Embed(encoder="descriptor"))
     assert not encoder.text
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(UserError, match="encodes images only"):
         encoder.texts(["一只猫"])
 
 

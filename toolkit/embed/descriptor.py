@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from toolkit.config.embed import Embed
 from toolkit.embed.encoder import Features
+from toolkit.errors import UserError
 from toolkit.image.opencv import cv2
 
 SIDE = 24
@@ -49,4 +50,4 @@ class Descriptor:
 
     def texts(self, captions: Sequence[str]) -> Features:
         """There is no text tower."""
-        raise NotImplementedError("the descriptor encodes images only")
+        raise UserError("The encoder descriptor encodes images only; choose one with a text tower.")

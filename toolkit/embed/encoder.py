@@ -44,7 +44,7 @@ class Encoder(Protocol):
         """Encode (n, side, side, 3) uint8 RGB; a row that can not be given a direction is zeros."""
 
     def texts(self, captions: Sequence[str]) -> Features:
-        """Encode texts into the space of the images; raises NotImplementedError without a text tower."""
+        """Encode texts into the space of the images; raises UserError without a text tower."""
 
 
 # Name in the configuration -> "module:class", imported when chosen; the class is called with the section `embed`.
