@@ -25,12 +25,13 @@ PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = PROJECT / "toolkit"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = {"errors", "data", "config"}
+BASE = {"errors", "data", "config", "guard"}
 STAGE_FOLDERS = {"source", "text", "fetch", "image", "embed", "dedup", "align", "export"}
 # Folder or module in toolkit/ -> what it may import of the others; the version in toolkit/__init__.py is free to all.
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
+    "guard": {"errors"},
     "data": {"errors"},
     **dict.fromkeys(STAGE_FOLDERS, BASE),
     "text": BASE | {"source"},

@@ -324,6 +324,12 @@ def main() -> None:
             "Nothing that was finished is lost; mend the cause and run again."
         )
         sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")
+        _say(f"This is a defect of the toolkit: {what}. Run again with --debug for the trace, and report it.")
+        sys.exit(1)
 
 
 def _say(text: str) -> None:

@@ -213,3 +213,45 @@ def test_damaged_files_are_refused_at_once_or_when_they_are_read():
             found.block(0, len(found))
     with pytest.raises(FeatureError, match="not HDF5"):
         read(io.BytesIO(b"PAR1" + bytes(5000)))
+
+
+MANY = 10**8
+
+
+@pytest.mark.parametrize("name", ["id", "image"])
+@pytest.mark.parametrize("count", [MANY, 2**58])
+@pytest.mark.parametrize("chunks", [None, (64, 16)])
+def test_rows_that_the_file_does_not_store_are_refused_before_memory_is_asked_for(name, count, chunks):
+    def fill(file):
+        sound(file, **{name: None})
+        dataset = file.create_dataset(name, (count, 16), np.uint8 if name == "id" else np.float16, chunks=chunks)
+        if chunks:
+            dataset[:64] = 1
+
+    source = crafted(fill)
+    assert len(source.getvalue()) < 20_000
+    with pytest.raises(FeatureError, match=f"^/{name} is .* expected all rows to be stored"):
+        read(source)
+
+
+def test_a_dataset_that_says_it_ends_beyond_the_file_is_refused():
+    source = crafted(sound)
+    with h5py.File(source, "r") as file:
+        place = np.int64(file["id"].id.get_offset()).tobytes()
+    data = source.getvalue()
+    wide, long = np.int64([4, 16]).tobytes(), np.int64([MANY, 16]).tobytes()
+    data = data.replace(wide, long).replace(place + np.int64(64).tobytes(), place + np.int64(16 * MANY).tobytes())
+    with pytest.raises(FeatureError, match=r"^/id is .* stores 1600000000|damaged"):
+        read(io.BytesIO(data))
+
+
+def test_a_damaged_list_of_names_is_refused():
+    data = crafted(sound).getvalue()
+    at = data.index(b"HEAP") + 16  # where the free list of the heap of names begins
+    with pytest.raises(FeatureError, match=r"is damaged: HDF5 says .*heap"):
+        read(io.BytesIO(data[:at] + b"\xee" * 8 + data[at + 8 :]))
+
+
+def test_an_error_of_our_own_is_not_said_to_be_of_hdf5():
+    with pytest.raises(FeatureError, match=r"^/image is a group; expected a dataset\.$"):
+        read(crafted(lambda f: (sound(f, image=None), f.create_group("image"))))

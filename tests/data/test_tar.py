@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.data.tar import TarWriter, member
+from toolkit.data.tar import DigestError, Joined, TarWriter, checked, key, member, members
 
 NAMES = st.text("0123456789abcdef", min_size=1, max_size=40).map(lambda stem: f"{stem}.jpg")
 DATA = st.one_of(st.binary(max_size=40), st.sampled_from([511, 512, 513, 10_240]).map(bytes))
@@ -79,3 +82,67 @@ def test_a_name_too_long_for_the_format_is_refused_before_anything_is_written() 
     with pytest.raises(ValueError, match="too long"):
         TarWriter(sink).add("a" * 300, b"x")
     assert sink.getvalue() == b""
+
+
+def test_a_checked_member_is_what_was_written_or_an_error() -> None:
+    sink, [offset] = written([("a.jpg", b"picture")])
+    digest = hashlib.blake2b(b"picture", digest_size=16).hexdigest()
+    assert checked(sink, offset, 7, digest) == b"picture"
+    for size, expected in ((6, digest), (7, "0" * 32), (7, None)):
+        with pytest.raises(DigestError, match=f"expected {expected}"):
+            checked(sink, offset, size, expected)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(10**9, 7), (-1, 7), (512, -1)])
+def test_a_checked_member_that_is_not_there_is_no_digest_error(offset: int, size: int) -> None:
+    with pytest.raises(EOFError, match=f"offset {offset}"):
+        checked(written([("a.jpg", b"picture")])[0], offset, size, "0" * 32)
+
+
+@given(
+    st.lists(st.binary(max_size=40), max_size=6),
+    st.lists(st.tuples(st.integers(0, 250), st.integers(-1, 60)), max_size=8),
+    st.sampled_from([1, 7, 4096]),
+)
+def test_joined_files_read_as_their_bytes_one_after_the_other(
+    parts: list[bytes], reads: list[tuple[int, int]], buffer: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / str(n) for n in range(len(parts))]
+        for path, part in zip(paths, parts, strict=True):
+            path.write_bytes(part)
+        whole = b"".join(parts)
+        with io.BufferedReader(Joined(paths), buffer) as joined:
+            assert joined.read() == whole
+            assert joined.seek(0, io.SEEK_END) == len(whole)
+            for at, size in reads:
+                joined.seek(at)
+                assert joined.read(size) == (whole[at:] if size < 0 else whole[at : at + size])
+
+
+def test_members_are_the_regular_files_with_the_place_of_their_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "any.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, kind in (("folder", tarfile.DIRTYPE), ("link.jpg", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+        info = tarfile.TarInfo("图" * 80 + ".jpg")
+        info.size = 7
+        tar.addfile(info, io.BytesIO(b"picture"))
+    [(found, data)] = [(info, file.read()) for info, file in members(path)]
+    assert (found.name, data) == (info.name, b"picture")
+    with path.open("rb") as file:
+        assert member(file, found.offset_data, found.size) == b"picture"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a/b.c/1.seg.JPG", ("a/b.c/1", ".jpg")),
+        ("1.jpg", ("1", ".jpg")),
+        ("1", ("1", "")),
+    ],
+)
+def test_a_key_ends_at_the_first_dot_of_the_name(name: str, expected: tuple[str, str]) -> None:
+    assert key(name) == expected

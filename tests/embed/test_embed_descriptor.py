@@ -17,7 +17,7 @@ from toolkit.embed.descriptor import Descriptor
 from toolkit.embed.encoder import ENCODERS, load
 from toolkit.embed.prepare import prepare, shape
 from toolkit.errors import UserError
-from toolkit.image.fault import Fault
+from toolkit.guard import Fault
 from toolkit.image.stage import guard
 
 PIXELS = arrays(np.uint8, st.tuples(st.integers(0, 4), st.just(24), st.just(24), st.just(3)))

@@ -113,7 +113,8 @@ def chain(crawl: Path, network: list[str], tmp_path_factory: pytest.TempPathFact
         stage("source", [path], at / f"source{number}.parquet")
     source, table = at / "source*.parquet", {name: at / f"{name}.parquet" for name in TABLES}
     stage("unique", [source], table["unique"])
-    stage("words", [source, table["unique"]], table["words"])
+    done = stage("words", [source, table["unique"]], table["words"])
+    assert done.out.endswith(f"words: {pq.read_metadata(table['words']).num_rows} rows written\n"), done.out
     stage("text", [source, table["unique"], table["words"]], table["text"])
     stage("hosts", [source, table["text"]], table["hosts"], *network)
     stage("fetch", [source, table["text"], table["hosts"]], table["fetch"], *network)

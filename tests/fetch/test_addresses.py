@@ -74,6 +74,7 @@ def test_public_host_and_common_port_are_admitted(url: str) -> None:
         *("http://a.test:0/", "http://a.test:65536/", "http://a.test:x/", "http://a b.test/", "http://%31.test/"),
         *("http://256.1.1.1/", "http://1.2.3.4.5/", "http://4294967296/", "http://09.1/", "http://a.1/"),
         *("http://[::1/", "http://[fe80::1%25eth0]/", "http://a..test/", "http://" + "a" * 64 + ".test/"),
+        *("http://[v1.x]/", "http://[1.2.3.4]/", "http://[a.test]/", "http://a[::1]/", "http://[::1]x:80/"),
         "http://a.test/" + "x" * 9000,
     ],
 )

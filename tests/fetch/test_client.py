@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -10,13 +11,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 import trustme
 
 import toolkit
 from toolkit.config.fetch import Fetch
 from toolkit.errors import UserError, WorkError
-from toolkit.fetch.client import DOWN_AFTER, Client, Host, agent, check, sniff
+from toolkit.fetch.addresses import parse
+from toolkit.fetch.client import DOWN_AFTER, Client, Host, check, sniff
+from toolkit.fetch.session import agent
 
 URL = "http://a.test/x.jpg"
 
@@ -171,7 +175,8 @@ def test_redirect_inside_is_blocked_and_never_connected(
 ) -> None:
     async def use(client: Client, raw: Any) -> None:
         pages["/x.jpg"] = wire.answer(b"", "302 Found", redirect(location.replace("{port}", str(raw.port))))
-        assert (await client.image(URL)).dropped == "blocked_address"
+        answer = await client.image(URL)
+        assert (answer.dropped, answer.final_url, answer.status) == ("blocked_address", URL, 302)
 
     pages: dict[str, bytes] = {}
     raw = wire.ask(wire.site(pages), use, contact=contact)
@@ -183,6 +188,85 @@ def test_redirect_inside_is_blocked_and_never_connected(
 def test_redirect_to_no_web_address_is_bad_url(wire: Any, location: str) -> None:
     pages = {"/x.jpg": wire.answer(b"", "302 Found", redirect(location))}
     assert wire.get(wire.site(pages))[0].dropped == "bad_url"
+
+
+HOSTILE = ["http://[bad", "http://a\u2100b/", "//[", "http://[v1.x]/"]
+
+
+@pytest.mark.parametrize("location", HOSTILE)
+def test_redirect_that_can_not_be_read_costs_one_image(wire: Any, location: str) -> None:
+    pages = {"/x.jpg": wire.answer(b"", "302 Found", redirect(location)), "/y.jpg": wire.answer(wire.JPEG)}
+
+    async def use(client: Client, raw: Any) -> None:
+        answers = [await client.image(url) for url in (URL, "http://a.test/y.jpg")]
+        assert [(a.dropped, a.final_url) for a in answers] == [("bad_url", URL), (None, "http://a.test/y.jpg")]
+
+    wire.ask(wire.site(pages), use)
+
+
+@pytest.mark.parametrize("location", HOSTILE)
+def test_robots_redirect_that_can_not_be_read_allows_nothing(wire: Any, location: str) -> None:
+    pages = {"/robots.txt": wire.answer(b"", "302 Found", redirect(location)), "/x.jpg": wire.answer(wire.JPEG)}
+
+    async def use(client: Client, raw: Any) -> None:
+        assert [(await client.image(URL)).dropped for _ in range(2)] == ["robots"] * 2
+        assert await client.host(parse(URL)) == Host(fault="robots")
+
+    assert wire.ask(wire.site(pages), use).paths == ["/robots.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, UnicodeError, aiohttp.ClientError, ssl.SSLError, EOFError])
+def test_what_nobody_foresaw_costs_one_image(
+    wire: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def odd(*_: object) -> bool:
+        raise error
+
+    monkeypatch.setattr("toolkit.fetch.optout.refuses", odd)
+    assert wire.get(wire.always(wire.answer(wire.JPEG)))[0].dropped == "incomplete"
+    monkeypatch.setattr("toolkit.fetch.optout.rules", odd)
+    pages = {"/robots.txt": wire.answer(b"User-agent: *")}
+    assert wire.get(wire.site(pages))[0].dropped == "robots"
+
+
+@pytest.mark.parametrize("error", [TypeError("ours"), WorkError("ours"), OSError(errno.EMFILE, "no more files")])
+def test_fault_of_our_own_is_no_verdict(wire: Any, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def faulty(*_: object) -> bool:
+        raise error
+
+    monkeypatch.setattr("toolkit.fetch.optout.refuses", faulty)
+    with pytest.raises((TypeError, WorkError)):
+        wire.get(wire.always(wire.answer(wire.JPEG)))
+
+
+def test_image_that_nobody_answered_for_has_no_final_url(wire: Any) -> None:
+    answer, _ = wire.get(wire.always(b""), "http://8.8.8.8/x.jpg")
+    assert (answer.dropped, answer.final_url) == ("blocked_address", None)
+    pages = {"/robots.txt": wire.answer(b"User-agent: *\nDisallow: /")}
+    assert wire.get(wire.site(pages))[0].final_url is None
+
+
+def test_broken_tls_does_not_cost_the_images_without_it(wire: Any) -> None:
+    async def use(client: Client, raw: Any) -> None:
+        urls = [f"https://a.test/{n}.jpg" for n in range(DOWN_AFTER + 1)]
+        found = [(await client.image(url)).dropped for url in urls]
+        assert found == [found[0]] * DOWN_AFTER + ["host_down"] and found[0] in ("tls", "connect")
+        assert (await client.image(URL)).dropped is None
+
+    wire.ask(wire.always(wire.answer(wire.JPEG)), use, connect_s=0.2)
+
+
+def test_refused_port_says_nothing_about_the_host(wire: Any) -> None:
+    known = {
+        "http://www.example.org": Host(("8.8.8.8",)),
+        "http://www.example.org:22": Host(fault="blocked_address"),
+    }
+
+    async def use(client: Client, raw: Any) -> None:
+        assert await client._session.resolver.addresses("www.example.org") == (("8.8.8.8",), None)
+        assert (await client.image("http://www.example.org:22/")).dropped == "blocked_address"
+
+    wire.ask(wire.always(b""), use, contact="me@example.org", known=known)
 
 
 PRIVATE = ["127.0.0.1", "10.0.0.1", "169.254.169.254", "100.64.0.1", "::1", "::ffff:127.0.0.1", "fd00::1", "fe80::1"]
@@ -212,8 +296,8 @@ def test_rebinding_name_keeps_its_first_public_pins(wire: Any) -> None:
         return next(answers)
 
     async def use(client: Client, raw: Any) -> None:
-        first = await client._names.pins("www.example.org")
-        assert first == await client._names.pins("www.example.org") == (("1.1.1.1", "8.8.8.8"), None)
+        first = await client._session.resolver.addresses("www.example.org")
+        assert first == await client._session.resolver.addresses("www.example.org") == (("1.1.1.1", "8.8.8.8"), None)
 
     wire.ask(wire.always(wire.answer()), use, contact="me@example.org", lookup=lookup)
 
@@ -223,7 +307,7 @@ def test_poisoned_pin_opens_no_socket(wire: Any, connects: list[tuple[str, int]]
 
     async def use(client: Client, raw: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:
-            client._names.pin("www.example.org", ("127.0.0.1",), None)
+            client._session.resolver.pin("www.example.org", ("127.0.0.1",), None)
             answer = await client.image(f"http://www.example.org:{other.getsockname()[1]}/x.jpg")
         assert answer.dropped == "blocked_address"
 
@@ -235,7 +319,7 @@ def test_connection_to_anothers_target_sends_nothing(wire: Any) -> None:
     """The target of *.test may be opened, but only for *.test: the peer check refuses it for other hosts."""
 
     async def use(client: Client, raw: Any) -> None:
-        client._names.pin("www.example.org", ("127.0.0.1",), None)
+        client._session.resolver.pin("www.example.org", ("127.0.0.1",), None)
         answer = await client.image(f"http://www.example.org:{raw.port}/x.jpg")
         assert answer.dropped == "blocked_address"
 
@@ -284,7 +368,7 @@ def test_machine_without_network_is_no_verdict(wire: Any) -> None:
 def test_failed_connections_are_tried_again_then_the_host_is_down(
     wire: Any, connects: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.fetch.client.BACKOFF_S", 0.0)
+    monkeypatch.setattr("toolkit.fetch.session.BACKOFF_S", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
@@ -313,7 +397,7 @@ def test_robots_of_a_dead_host_tell_why_nothing_may_be_fetched(wire: Any) -> Non
 
 
 def test_server_fault_is_tried_again(wire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.fetch.client.BACKOFF_S", 0.0)
+    monkeypatch.setattr("toolkit.fetch.session.BACKOFF_S", 0.0)
     left = [wire.answer(b"", "503 Later"), wire.answer(wire.JPEG)]
 
     async def reply(path: str) -> AsyncIterator[bytes]:
@@ -367,13 +451,17 @@ def test_robots_redirect_is_followed_but_not_inside(wire: Any) -> None:
 
 
 def test_known_hosts_are_not_asked_again(wire: Any) -> None:
-    known = {"a.test": Host(robots="User-agent: *\nDisallow: /x"), "b.test": Host(fault="robots"), "c.test": Host()}
+    known = {
+        "http://a.test": Host(robots="User-agent: *\nDisallow: /x"),
+        "http://b.test": Host(fault="robots"),
+        "http://c.test": Host(),
+    }
     page = wire.always(wire.answer(wire.JPEG))
     assert wire.get(page, URL, known=known)[0].dropped == "robots"
     assert wire.get(page, "http://b.test/y.jpg", known=known)[0].dropped == "robots"
     answer, raw = wire.get(page, "http://c.test/y.jpg", known=known)
     assert answer.dropped is None and raw.paths == ["/y.jpg"]
-    known = {"www.example.org": Host(fault="dns")}
+    known = {"http://www.example.org": Host(fault="dns")}
     assert wire.get(page, "http://www.example.org/", known=known, contact="me@example.org")[0].dropped == "dns"
 
 

@@ -208,11 +208,11 @@ def test_hosts_are_asked_once_and_fetch_uses_what_they_said(tmp_path: Path) -> N
         assert asking.written is not None
         assert asking.written.schema == schema("hosts")
         facts = {row["host"]: (row["addresses"], row["robots"], row["fault"]) for row in asking.written.to_pylist()}
-        assert list(facts) == sorted(facts) == ["10.0.0.1", "h0.test", "h1.test", "h2.test", "h3.test", "h4.test"]
-        assert facts["h1.test"] == ([], "User-agent: *\nDisallow: /6\n", None)
-        assert facts["h2.test"] == ([], None, "robots")
-        assert facts["h0.test"] == ([], None, None)
-        assert facts["10.0.0.1"] == ([], None, "blocked_address")
+        assert list(facts) == sorted(facts) == ["http://10.0.0.1", *(f"http://h{n}.test" for n in range(5))]
+        assert facts["http://h1.test"] == ([], "User-agent: *\nDisallow: /6\n", None)
+        assert facts["http://h2.test"] == ([], None, "robots")
+        assert facts["http://h0.test"] == ([], None, None)
+        assert facts["http://10.0.0.1"] == ([], None, "blocked_address")
         robots = {url: n for url, n in server.hits().items() if "robots" in url}
         alone, fetching = Desk(URLS + MORE, config(server), Parts()), Desk(URLS + MORE, config(server), Parts())
         fetching.hosts = asking.written
@@ -220,6 +220,36 @@ def test_hosts_are_asked_once_and_fetch_uses_what_they_said(tmp_path: Path) -> N
         assert {url: n for url, n in server.hits().items() if "robots" in url} == robots
         stage.run(alone)
     assert (fetching.tar.getvalue(), fetching.written) == (alone.tar.getvalue(), alone.written)
+
+
+def test_hostile_redirects_cost_their_own_rows(tmp_path: Path) -> None:
+    site = small_site(tmp_path)
+    site["http://h0.test/bad.jpg"] = {"status": 302, "location": "http://[bad"}
+    site["http://h9.test/robots.txt"] = {"status": 302, "location": "http://a\u2100b/"}
+    site["http://h9.test/x.jpg"] = {"file": "a.jpg"}
+    with serve(site, tmp_path) as server:
+        urls = [URLS[0], "http://h0.test/bad.jpg", "http://h9.test/x.jpg", URLS[3]]
+        asking, fetching = Desk(urls, config(server), Parts()), Desk(urls, config(server), Parts())
+        hosts.run(asking)
+        stage.run(fetching)
+    assert asking.written is not None and fetching.written is not None
+    assert asking.written["fault"].to_pylist() == [None, None, "robots"]
+    assert fetching.written["dropped"].to_pylist() == [None, "fetch.bad_url", "fetch.robots", None]
+
+
+def test_http_and_https_of_a_host_are_two_origins(tmp_path: Path) -> None:
+    urls = ["https://h0.test/0.jpg", URLS[0]]
+    with serve(small_site(tmp_path), tmp_path) as server:
+        asking, fetching = Desk(urls, config(server), Parts()), Desk(urls, config(server), Parts())
+        hosts.run(asking)
+        assert asking.written is not None
+        fetching.hosts = asking.written
+        stage.run(fetching)
+    assert fetching.written is not None
+    assert asking.written["host"].to_pylist() == ["http://h0.test", "https://h0.test"]
+    fault = asking.written["fault"][1].as_py()  # no TLS there
+    assert asking.written["fault"].to_pylist() == [None, fault] and fault in ("tls", "connect")
+    assert fetching.written["dropped"].to_pylist() == [f"fetch.{fault}", None]
 
 
 def test_hosts_stop_keeps_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.image.fault import Fault
+from toolkit.guard import Fault
 
 
 def deed(data: bytes, marker: str = "") -> bytes:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from toolkit.guard import Fault
 from toolkit.image.decode import decode, header
-from toolkit.image.fault import Fault
 
 MOST = 1_000_000
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from toolkit import guard as guard_module
 from toolkit.errors import WorkError
-from toolkit.image import guard as guard_module
-from toolkit.image.fault import Fault
-from toolkit.image.guard import Guard
+from toolkit.guard import Fault, Guard
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,7 +110,7 @@ def test_leaving_the_guard_ends_the_child():
 def test_the_child_dies_with_its_parent_in_the_middle_of_an_item():
     script = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from toolkit.image.guard import Guard\n"
+        "from toolkit.guard import Guard\n"
         "guard = Guard('deeds:sleep', {}, memory_mb=256, timeout_s=60)\n"
         "child = guard._start(); print(child.pid, flush=True)\n"
         "list(guard.map([b'x']))\n"

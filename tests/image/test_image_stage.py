@@ -124,7 +124,7 @@ def test_hostile_images_are_measured_or_faulted_the_same_way_however_they_are_cu
     }
     assert len(faults) == 95
     assert all(row["fault"] in FAULTS or row["sharpness"] is not None for row in rows)
-    monkeypatch.setattr("toolkit.image.guard.FRAME_ITEMS", 7)
+    monkeypatch.setattr("toolkit.guard.FRAME_ITEMS", 7)
     backwards = measure(data[::-1])[::-1]
     assert [row | {"id": 0} for row in backwards] == [row | {"id": 0} for row in rows]
 

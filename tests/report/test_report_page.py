@@ -17,7 +17,7 @@ from selectolax.lexbor import LexborHTMLParser
 from tests.crawl import danqing
 from tests.report.hostile import CHINESE, OWNED, addresses, attacks, make
 from toolkit.data.pair import schema
-from toolkit.image.fault import Fault
+from toolkit.guard import Fault
 from toolkit.recipe import BY_NAME, REWRITES, STAGES
 from toolkit.report import samples
 from toolkit.report.page import LONGEST, page

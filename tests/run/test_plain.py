@@ -1,10 +1,9 @@
-"""Plain files: many tars read as one stream, and tables joined by id, each against a plain reference."""
+"""Plain files: what they hold is told by content, and tables are joined by id as a plain reference joins them."""
 
 from __future__ import annotations
 
 import io
 import tarfile
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,30 +16,9 @@ from hypothesis import strategies as st
 
 from toolkit.data.pair import pair_id
 from toolkit.errors import UserError
-from toolkit.run.inputs import Inputs, Joined, _join, kind
+from toolkit.run.inputs import Inputs, _join, kind
 
 IDS = st.lists(st.sampled_from("abcdef"), max_size=12)
-
-
-@given(
-    st.lists(st.binary(max_size=40), max_size=6),
-    st.lists(st.tuples(st.integers(0, 250), st.integers(-1, 60)), max_size=8),
-    st.sampled_from([1, 7, 4096]),
-)
-def test_joined_files_read_as_their_bytes_one_after_the_other(
-    parts: list[bytes], reads: list[tuple[int, int]], buffer: int
-) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / str(n) for n in range(len(parts))]
-        for path, part in zip(paths, parts, strict=True):
-            path.write_bytes(part)
-        whole = b"".join(parts)
-        with io.BufferedReader(Joined(paths), buffer) as joined:
-            assert joined.read() == whole
-            assert joined.seek(0, io.SEEK_END) == len(whole)
-            for at, size in reads:
-                joined.seek(at)
-                assert joined.read(size) == (whole[at:] if size < 0 else whole[at : at + size])
 
 
 def rows_of(ids: list[str], column: str) -> pa.Table:
@@ -145,3 +123,28 @@ def test_kinds_are_told_by_content(tmp_path: Path) -> None:
         for content in contents:
             (tmp_path / "x").write_bytes(content)
             assert kind(tmp_path / "x") == expected, content[:20]
+
+
+def long_names(count: int) -> bytes:
+    """Headers of a long name, each of which is the name of the next one."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2
+    return (info.tobuf(tarfile.GNU_FORMAT) + b"a\0".ljust(512, b"\0")) * count
+
+
+def sized(size: int) -> bytes:
+    """A header of a long name of so many bytes."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, size
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(512)
+
+
+@pytest.mark.parametrize("data", [long_names(3000), sized(1 << 50), sized(1 << 80)])
+def test_a_tar_that_exhausts_the_stack_or_memory_costs_itself(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "bomb.tar").write_bytes(data)
+    pairs = parquet(tmp_path / "pairs.parquet", url=["http://a.test/1"], text=["a"])
+    damage: list[tuple[str, str]] = []
+    found = Inputs([tmp_path / "bomb.tar", pairs], lambda where, what: damage.append((where, what)))
+    assert found.tables[1].num_rows == 1
+    assert [(where, what[:14]) for where, what in damage] == [(str(tmp_path / "bomb.tar"), "not readable: ")]
+    assert damage[0][1] != "not readable: "

@@ -20,7 +20,8 @@ EXPECTED = [Image("a.jpg", "图 & 文"), Image(None, "x"), Image("b.jpg", None)]
 
 def read(record: bytes) -> Page | Note | None:
     (found,) = warc.records(io.BytesIO(record), pytest.fail)
-    return html.event(found.offset, found.headers(), found.body)
+    event = html.read(found.offset, found.headers(), found.body)
+    return html.page(event, html.document(event.block)) if isinstance(event, html.Answer) else event
 
 
 def images(record: bytes) -> list[Image]:

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.source.crawlfiles import MemoryTask, address, envelope, members, remark, response, wat
+from tests.source.crawlfiles import MemoryTask, address, envelope, members, record, remark, response, wat
 from toolkit.config.source import Source
 from toolkit.data.pair import pair_id, schema
 from toolkit.data.table import build
-from toolkit.source import stage
+from toolkit.guard import Guard
+from toolkit.source import html, stage
 
 SAME = ["id", "url", "text", "page", "language", "language_by", "chars", "file", "dropped"]
 
@@ -237,3 +238,45 @@ def test_html_pages_of_a_warc_are_told_from_the_rest(tmp_path: Path):
         members([response(1, html), response(2, html, "Content-Type: text/plain"), response(3, html, status="404 x")])
     )
     assert run([path]).written()["page"].to_pylist() == [address(1)]
+
+
+HOSTILE = {
+    "memory": "<p>" + "".join(f"<b a={n}>" for n in range(900)) + "<p>x" * 900,
+    "time": "<div>" * 200_000,
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_page_made_to_exhaust_the_parser_costs_itself(tmp_path: Path, monkeypatch, kind):
+    monkeypatch.setattr(html, "MEMORY_MB", 100)
+    monkeypatch.setattr(html, "TIMEOUT_S", 0.5)
+    good = [response(n, f'<img src=/{n}.jpg alt="第{n}张照片的说明">'.encode()) for n in range(4)]
+    parts = [*good[:2], response(8, HOSTILE[kind].encode()), *good[2:]]
+    path = tmp_path / "x.warc.gz"
+    path.write_bytes(members(parts))
+    task = run([path], "warc")
+    assert [url[-5] for url in task.written()["url"].to_pylist()] == ["0", "1", "2", "3"]
+    assert task.tallies["records.damaged"] == 1
+    ((where, what),) = task.damages
+    assert where == f"{path}:{len(members(parts[:2]))}" and kind in what
+
+
+def test_pages_and_notes_keep_their_order_over_many_batches(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(stage, "HELD", 5)
+    parts = []
+    for n in range(23):
+        note = b'languages-cld2: {"languages": [{"code-iso-639-3": "l%c%c"}]}' % (97 + n // 10, 97 + n % 10)
+        parts.append(response(n, f"<img src=/{n}.jpg alt=x>".encode()))
+        parts.append(record("metadata", note, WARC_Concurrent_To=f"<urn:response:{n}>"))
+    path = tmp_path / "x.warc.gz"
+    path.write_bytes(members(parts))
+    rows = run([path], "warc").written()
+    assert rows["page"].to_pylist() == [address(n) for n in range(23)]
+    assert rows["language"].to_pylist() == [f"l{chr(97 + n // 10)}{chr(97 + n % 10)}" for n in range(23)]
+
+
+def test_wat_starts_no_child(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(Guard, "_start", lambda self: pytest.fail("a child was started"))
+    path = tmp_path / "x.wat.gz"
+    path.write_bytes(members([wat(envelope(n, links("一张猫的照片"))) for n in range(3)]))
+    assert run([path]).written().num_rows == 3

@@ -244,3 +244,39 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert sum(1 for _ in stream) == 300
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+
+
+class Watched(bytearray):
+    """A buffer that counts the bytes that are looked through."""
+
+    looked = 0
+
+    def find(self, sub, start=0, end=1 << 60):
+        place = super().find(sub, start, end)
+        Watched.looked += max(0, (min(end, len(self)) if place < 0 else place) - start)
+        return place
+
+
+def test_starts_of_records_without_an_end_are_looked_through_once(monkeypatch):
+    monkeypatch.setattr(Watched, "looked", 0)
+    data = b"WARC/1.0\r\nA" * 50_000
+    damages: list[tuple[int, str]] = []
+    cutter = warc._Cutter(lambda offset, what: damages.append((offset, what)), plain=True)
+    cutter._buffer = Watched()
+    found = list(cutter.cut(warc._blocks(io.BytesIO(data + b"\r\n" + RECORDS[0]))))
+    assert [r.body for r in found] == BODIES[:1] and len(damages) == 1
+    assert Watched.looked < 4 * len(data)
+
+
+def test_members_without_content_take_no_memory():
+    cutter = warc._Cutter(lambda *_: pytest.fail("damage"), plain=False)
+    start, rest = RECORDS[0][:300], RECORDS[0][300:]
+    parts = [start, *[b""] * 1000, rest, *[b""] * 1000, *RECORDS[1:3]]
+    found = []
+    most = 0
+    for whole in cutter.cut(warc._members(io.BytesIO(members(parts)), warc._Gzip(), lambda *_: pytest.fail())):
+        most = max(most, len(cutter._marks))
+        found.append(whole)
+    sizes = [len(part) for part in map(members, ([part] for part in parts))]
+    assert [r.offset for r in found] == [0, sum(sizes[:-2]), sum(sizes[:-1])]
+    assert most < 5

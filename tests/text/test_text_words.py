@@ -44,7 +44,7 @@ def test_a_list_of_ones_own_is_simplified_and_replaces_the_builtin_one(tmp_path:
     assert stopwords(str(path)) == {"图片", "照片"}
 
 
-@pytest.mark.parametrize("data", [None, b"", b"\n \n", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("data", [None, b"", b"\n \n", b"# only a note\n", b"\xff\xfe\x00"])
 def test_an_unreadable_or_empty_list_is_a_user_error(tmp_path: Path, data: bytes | None) -> None:
     path = tmp_path / "list.txt"
     if data is not None:
@@ -79,3 +79,9 @@ def test_a_larger_sample_holds_the_smaller_one(pairs: int, total: int) -> None:
 def test_about_the_asked_share_is_sampled() -> None:
     ids = [pair_id("u", str(n)) for n in range(4000)]
     assert 900 < sum(sampled(ids, 1000, 4000)) < 1100
+
+
+def test_comments_are_no_entries_of_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("# a note\n 图片\n  #照片\nC#\n", encoding="utf-8")
+    assert lines(str(path), "text.lexicon") == ["图片", "C#"]

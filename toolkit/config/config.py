@@ -84,6 +84,11 @@ class InputFile:
 def load(path: str, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file with its bases and `--set` overrides; raises UserError with one paragraph."""
     tree = _read(Path(path), seen=())
+    if {"digest", "shards", "config"} <= tree.keys():
+        raise UserError(
+            f"{path} is the record that a run keeps of itself, not a configuration; give the configuration that the "
+            "run was started with, or copy what stands under `config:` to a file of its own and set run_dir there."
+        )
     for override in overrides:
         _assign(tree, override)
     return check(tree, path)

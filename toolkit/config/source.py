@@ -38,8 +38,8 @@ class Source(Section):
     """Hosts whose images and pages are dropped, with subdomains: a file, one host a line; builtin; null = not run."""
 
     safety: str | None = None
-    """A file of terms, one a line, that drop a pair before any refinement; null = not run (the paper's
-    classifier's weights are not public in a loadable format)."""
+    """A file of terms, one a line (lines that begin with # are comments), that drop a pair before any refinement;
+    null = not run (the paper's classifier's weights are not public in a loadable format)."""
 
     rejects: Literal["rows", "counts"] = "rows"
     """Whether rejected pairs keep a row each, or only counts in the mark and one row in a thousand."""

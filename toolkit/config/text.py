@@ -29,7 +29,8 @@ class Text(Section):
     """Fewest Han characters left without stop words (rule NOT STATED in the paper)."""
 
     stopwords: str = "builtin"
-    """A file of stop words, one a line, or builtin (stopwords-iso, 794 words)."""
+    """A file of stop words, one a line (lines that begin with # are comments), or builtin (stopwords-iso, 794
+    words)."""
 
     min_nouns: int | None = Field(1, ge=0)
     """Fewest nouns (paper: at least one)."""
@@ -47,5 +48,5 @@ class Text(Section):
     """Remove emoji and special characters; punctuation stays (paper's own captions keep it)."""
 
     lexicon: str | None = "builtin"
-    """A file of terms, one a line, that drop a pair wherever they occur in it; builtin (toolkit/text/safety.py says
-    what it holds and how it is matched); null = not run."""
+    """A file of terms, one a line (lines that begin with # are comments), that drop a pair wherever they occur in it;
+    builtin (toolkit/text/safety.py says what it holds and how it is matched); null = not run."""

@@ -13,6 +13,7 @@ on float16 rows. `/text` and the attributes may be missing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -179,11 +180,12 @@ def read(source: IO[bytes]) -> Features:
     with _readable():
         file = h5py.File(source, "r")
     try:
-        for name in ("image", "id"):
-            if name not in file:
-                found = ", ".join(f"/{key}" for key in list(file)[:8]) or "nothing"
-                raise FeatureError(f"The file holds {found}; expected /image and /id.")
-        return Features(file)
+        with _readable():
+            for name in ("image", "id"):
+                if name not in file:
+                    found = ", ".join(f"/{key}" for key in list(file)[:8]) or "nothing"
+                    raise FeatureError(f"The file holds {found}; expected /image and /id.")
+            return Features(file)
     except BaseException:
         file.close()
         raise
@@ -194,9 +196,12 @@ def _readable() -> Iterator[None]:
     """Turn what HDF5 says of a damaged file into our own error."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError) as error:
+    except FeatureError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError, MemoryError) as error:
+        said = str(error).splitlines() or [type(error).__name__]
         raise FeatureError(
-            f"The file is not HDF5, or is damaged: HDF5 says {str(error).splitlines()[0]!r}. Expected HDF5 with /image "
+            f"The file is not HDF5, or is damaged: HDF5 says {said[0]!r}. Expected HDF5 with /image "
             "(n, d) float16 and /id (n, 16) uint8."
         ) from error
 
@@ -212,6 +217,7 @@ def _checked(file: Any, name: str) -> Any:
             raise FeatureError(f"/{name} is a {type(dataset).__name__.lower()}; expected a dataset.")
         _own(name, dataset.id.get_create_plist())
         _typed(name, dataset)
+        _stored(name, dataset, file.id.get_filesize())
     return dataset
 
 
@@ -230,6 +236,17 @@ def _typed(name: str, dataset: Any) -> None:
     right = columns == ID_BYTES if name == "id" else columns > 0
     if not right or (dataset.dtype.kind, dataset.dtype.itemsize) not in kinds:
         raise FeatureError(f"/{name} is {dataset.shape} {dataset.dtype}; expected {expected}.")
+
+
+def _stored(name: str, dataset: Any, file_bytes: int) -> None:
+    """Refuse rows that are not in the file: HDF5 would make them up from the fill value, as many as it says."""
+    expected, stored = math.prod(dataset.shape) * dataset.dtype.itemsize, dataset.id.get_storage_size()
+    end = (dataset.id.get_offset() or 0) + stored  # the offset is null for chunks
+    if not expected <= stored <= end <= file_bytes:
+        raise FeatureError(
+            f"/{name} is {dataset.shape} {dataset.dtype}, {expected} bytes, of which the file, {file_bytes} bytes "
+            f"long, stores {stored}; expected all rows to be stored."
+        )
 
 
 def _attributes(file: Any) -> dict[str, str | int]:

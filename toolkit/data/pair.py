@@ -90,7 +90,12 @@ COLUMNS: list[Column] = [
     ),
     *_columns(
         "hosts",
-        ("host", _S, "", "a host of a pair that passed text, with its port where that is not the default"),
+        (
+            "host",
+            _S,
+            "",
+            "an origin of a pair that passed text: scheme, host, and port where that is not the scheme's own",
+        ),
         (
             "addresses",
             pa.list_(_S),
@@ -105,7 +110,7 @@ COLUMNS: list[Column] = [
         _ID,
         ("status", _I16, "", "HTTP status of the last answer; null where there was none"),
         ("mime", _S, "", "Content-Type of the last answer, without parameters"),
-        ("final_url", _S, "", "address last asked for, after redirects; null where the URL is none"),
+        ("final_url", _S, "", "address that gave the last answer, after redirects; null where there was none"),
         ("redirects", _I16, "", "redirects followed"),
         ("offset", _I64, "bytes", "where the image's bytes begin in the shard's tar; null where none"),
         ("bytes", _I64, "bytes", "size of the image file; null where none"),

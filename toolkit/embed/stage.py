@@ -20,7 +20,7 @@ from toolkit.data.table import build
 from toolkit.data.verdict import Reject, values, verdict
 from toolkit.embed.encoder import Encoder, Features, load
 from toolkit.embed.prepare import shape
-from toolkit.image.fault import Fault
+from toolkit.guard import Fault
 from toolkit.image.members import COLUMNS, members
 from toolkit.image.stage import guard
 

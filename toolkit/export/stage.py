@@ -7,7 +7,6 @@ pairs gives an empty table and an empty tar. Nothing is measured and nothing dro
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -18,7 +17,7 @@ from toolkit.config.config import canonical
 from toolkit.data.pair import ID_BYTES, schema
 from toolkit.data.stage import Task
 from toolkit.data.table import build
-from toolkit.data.tar import TarWriter, member
+from toolkit.data.tar import DigestError, TarWriter, checked
 from toolkit.data.verdict import Reject
 from toolkit.errors import UserError, WorkError
 from toolkit.export.card import card
@@ -80,13 +79,9 @@ def image(source: IO[bytes], row: Mapping[str, Any], shard: int) -> bytes:
     try:
         if row["offset"] is None:
             raise EOFError("no image was fetched for it")
-        data = member(source, row["offset"], row["bytes"])
-    except EOFError as error:
+        return checked(source, row["offset"], row["bytes"], row["digest"])
+    except (EOFError, DigestError) as error:
         raise _broken(shard, row["id"], str(error)) from error
-    found = hashlib.blake2b(data, digest_size=ID_BYTES).hexdigest()
-    if found != row["digest"]:
-        raise _broken(shard, row["id"], f"its digest is {found}, but {row['digest']} was fetched")
-    return data
 
 
 def sample(tar: TarWriter, row: Mapping[str, Any], data: bytes) -> int:

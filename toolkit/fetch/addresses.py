@@ -21,13 +21,14 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Address as IPv4
 from ipaddress import IPv6Address as IPv6
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from yarl import URL
 
 PORTS: Final = {"http": 80, "https": 443}
 LONGEST_URL = 8_000  # RFC 9110 asks servers for at least 8,000 octets; longer ones are answered with 414
 _HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+_NETLOC = re.compile(r"(\[[^\[\]]*:[^\[\]]*\]|[^\[\]:]*)(:[0-9]*)?")  # only an IPv6 address stands in brackets
 _NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)")
 _KEPT = "%/:=&?~+!$,;'@()*[]"  # legal in path or query, or (%) already quoted
 
@@ -71,9 +72,14 @@ class Target:
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
+    def origin(self) -> str:
+        """Return scheme and authority: what has one robots.txt (RFC 9309 2.3)."""
+        return f"{self.scheme}://{self.authority}"
+
+    @property
     def url(self) -> str:
         """Return the URL that is asked for."""
-        return f"{self.scheme}://{self.authority}{self.path}"
+        return f"{self.origin}{self.path}"
 
 
 def parse(url: str) -> Target:
@@ -81,13 +87,23 @@ def parse(url: str) -> Target:
     try:
         parts = urlsplit(url.strip())
         port, name = parts.port, parts.hostname or ""
-        if parts.scheme not in PORTS or "@" in parts.netloc or len(url) > LONGEST_URL or port == 0:
+        if parts.scheme not in PORTS or len(url) > LONGEST_URL or port == 0:
+            raise ValueError
+        if "@" in parts.netloc or not _NETLOC.fullmatch(parts.netloc):
             raise ValueError
         host = _host(name)
         path = _quoted(parts.path or "/") + (f"?{_quoted(parts.query)}" if parts.query else "")
     except ValueError:  # UnicodeError is one
         raise DropError("bad_url") from None
     return Target(parts.scheme, host, port or PORTS[parts.scheme], path)
+
+
+def joined(base: str, location: str) -> str:
+    """Return where a Location header leads, not yet parsed; raises DropError("bad_url") where that can not be said."""
+    try:
+        return urljoin(base, location)
+    except ValueError:  # "http://[bad", "http://a℀b/"
+        raise DropError("bad_url") from None
 
 
 def _quoted(text: str) -> str:

@@ -1,8 +1,7 @@
 """The downloader: one guarded HTTP client for a task, which tells what happened to each image in one word.
 
-Promise: a connection is made only to a public address or to a target of `fetch.resolve` (connector.py). Redirects are
-followed here, each hop through the same checks from the start. No proxy, password or cookie is taken from the
-environment or kept; TLS is always verified, against the system's certificates or SSL_CERT_FILE.
+Promise: redirects are followed here, each hop through the same checks from the start (session.py says what they are).
+Whatever one image's exchange raises becomes that image's reason; only faults of this machine or of ours go further.
 
 Time, size and number are bounded: one deadline per image, which stands still only while the image waits for its turn
 behind others of ours; bytes are counted as they come; at most `concurrency` requests, `per_host` to one host. Bodies
@@ -12,44 +11,35 @@ are asked for without Content-Encoding and never inflated, so an encoded body is
 from __future__ import annotations
 
 import asyncio
-import errno
 import resource
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
-from urllib.parse import urljoin
 from weakref import WeakValueDictionary
 
 import aiohttp
 import uvloop
-from aiohttp.http_exceptions import LineTooLong
-from yarl import URL
 
-import toolkit
 from toolkit.config.fetch import Fetch
-from toolkit.errors import UserError, WorkError
+from toolkit.errors import UserError
 from toolkit.fetch import optout
-from toolkit.fetch.addresses import DropError, Guard, Target, endpoint, parse
-from toolkit.fetch.connector import GuardedConnector, Lookup, Names, once
+from toolkit.fetch.addresses import DropError, Target, endpoint, parse
+from toolkit.fetch.connector import Lookup
+from toolkit.fetch.robots import Robots
+from toolkit.fetch.session import ODD, RETRIED, Session, backoff, judge, leads
 
 REASONS: Final = (
     *("bad_url", "dns", "connect", "tls", "timeout", "http_4xx", "http_5xx", "redirects", "too_large"),
+    # incomplete: the answer was cut short or broken, be it in a way that nobody foresaw (ODD)
     *("incomplete", "not_image", "opt_out", "robots", "blocked_address", "host_down"),
 )
-RETRIED: Final = frozenset({"connect", "http_5xx"})  # a connection that timed out is "connect"
-BACKOFF_S = 0.5  # before the first further try; doubled for each one after it
-DOWN_AFTER = 8  # images of a host, one after the other, whose connection failed; then the host is host_down
+DOWN_AFTER = 8  # images of an origin, one after the other, whose connection failed; then it is host_down
 BIG_BYTES, BIG_BODIES = 1_000_000, 16  # bodies beyond 1 MB are held in memory by at most 16 images at once
-HEADER_BYTES, HEADERS = 8_190, 100  # of one header line, and lines
-NO_ROUTE = 64  # look-ups and connections failed for want of a network, none worked: then it is not the images' fault
-REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 FILES = 65_536  # sockets of busy and idle connections
 
 _ACCEPT = "image/jpeg, image/png, image/webp, image/gif, */*;q=0.1"
-_NO_NETWORK = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
-_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 @dataclass(slots=True)
@@ -59,15 +49,16 @@ class Answer:
     dropped: str | None = None
     status: int | None = None
     mime: str | None = None
-    final_url: str | None = None
+    final_url: str | None = None  # of the last hop that answered, as status and mime are
     redirects: int = 0
     kind: str | None = None  # jpg, png, webp, gif by the first bytes
     body: bytes = b""
+    asked: str | None = None  # origin of the hop last asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What is known of an authority: public addresses, the rules for us (None: all allowed), a fault."""
+    """What is known of an origin: public addresses, the rules for us (None: all allowed), a fault."""
 
     addresses: tuple[str, ...] = ()
     robots: str | None = None
@@ -106,11 +97,6 @@ def _contactable(contact: str) -> bool:
     return plain and ("@" in contact or contact.startswith(("http://", "https://")))
 
 
-def agent(contact: str | None) -> str:
-    """Return the User-Agent that is sent."""
-    return f"{optout.AGENT}/{toolkit.__version__}" + (f" (+{contact})" if contact else "")
-
-
 def runner() -> asyncio.Runner:
     """Return an event loop runner on uvloop."""
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
@@ -131,7 +117,7 @@ def sniff(head: bytes) -> str | None:
 class Client:
     """The network as one task sees it; use as `async with`, inside one event loop.
 
-    `known` is what the stage `hosts` found, by authority; other hosts are looked up, and their robots.txt is read,
+    `known` is what the stage `hosts` found, by origin; other hosts are looked up, and their robots.txt is read,
     when they are first met. `lookup` replaces the system's resolver.
     """
 
@@ -141,58 +127,37 @@ class Client:
     lookup: Lookup | None = None
 
     async def __aenter__(self) -> Self:
-        fetch = self.fetch
-        self._guard = Guard(fetch.resolve, closed=fetch.contact is None)
-        self._names = Names(self._guard, self.lookup)
-        self._slots = asyncio.Semaphore(fetch.concurrency)
+        self._slots = asyncio.Semaphore(self.fetch.concurrency)
         self._big = asyncio.Semaphore(BIG_BODIES)
         self._gates: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._rules: dict[str, asyncio.Future[tuple[str | None, str | None]]] = {}
-        self._failures: Counter[str] = Counter()  # images in a row, by host, whose connection failed
-        self._connected = False
-        self._unreachable = 0
+        self._failures: Counter[str] = Counter()  # images in a row, by origin, whose connection failed
+        self._session = Session(self.fetch, self.lookup)
+        self._rules = Robots(self.fetch, self._session)
         self._pin_known()
-        self._session = aiohttp.ClientSession(
-            connector=GuardedConnector(self._guard, self._names),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": agent(fetch.contact), "Accept-Encoding": "identity"},
-            auto_decompress=False,
-            trust_env=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=fetch.connect_s),
-            max_line_size=HEADER_BYTES,
-            max_field_size=HEADER_BYTES,
-            max_headers=HEADERS,
-        )
+        await self._session.__aenter__()
         return self
 
-    def _pin_known(self) -> None:
-        for authority, host in self.known.items():
-            target = parse(f"http://{authority}")
-            fault = host.fault if host.fault in ("dns", "blocked_address") else None
-            if host.addresses or fault:
-                self._names.pin(target.host, host.addresses, fault)
-            if fault is None:
-                self._rules[authority] = rules = asyncio.get_running_loop().create_future()
-                rules.set_result((host.robots, host.fault))
-
     async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
-        for task in self._rules.values():
-            task.cancel()
-        self._names.close()
+        self._rules.close()
+        await self._session.__aexit__()
 
     async def probe(self) -> None:
         """Connect once to each target of `fetch.resolve`; raises WorkError where nothing answers."""
-        for pattern, end in self._guard.resolve.items():
-            try:
-                async with asyncio.timeout(self.fetch.connect_s):
-                    _, writer = await asyncio.open_connection(end.address, end.port)
-            except OSError as error:  # TimeoutError is one
-                raise WorkError(
-                    f"nothing answers at {self.fetch.resolve.get(pattern, end)}, where fetch.resolve leads {pattern} "
-                    f"({error or 'timed out'}). Start that server and run again."
-                ) from error
-            writer.close()
+        await self._session.probe()
+
+    def _pin_known(self) -> None:
+        for origin, host in self.known.items():
+            target = parse(origin)
+            with suppress(DropError):  # a port that is refused says nothing about the name
+                self._session.guard.admit(target)
+                self._pin(target, host)
+
+    def _pin(self, target: Target, host: Host) -> None:
+        fault = host.fault if host.fault in ("dns", "blocked_address") else None
+        if host.addresses or fault:
+            self._session.resolver.pin(target.host, host.addresses, fault)
+        if fault is None:
+            self._rules.pin(target.origin, (host.robots, host.fault))
 
     async def image(self, url: str) -> Answer:
         """Download one image; whatever the network does ends in the answer's `dropped`.
@@ -211,24 +176,24 @@ class Client:
                         answer.dropped = drop.reason
                     if answer.dropped not in RETRIED or attempt == self.fetch.retries:
                         break
-                    await asyncio.sleep(BACKOFF_S * 2**attempt)
+                    await backoff(attempt)
         except TimeoutError:
             answer.dropped = "timeout"
-        self._remember(answer, url)
+        except ODD as error:
+            self._session.blame(getattr(error, "errno", None))
+            answer.dropped = "incomplete"
+        if answer.dropped in ("connect", "tls") and answer.asked is not None:
+            self._failures[answer.asked] += 1
         if answer.dropped is not None:
             answer.body, answer.kind = b"", None
         return answer
-
-    def _remember(self, answer: Answer, url: str) -> None:
-        if answer.dropped in ("connect", "tls"):
-            self._failures[parse(answer.final_url or url).host] += 1
 
     async def _follow(self, url: str, answer: Answer, deadline: asyncio.Timeout) -> None:
         """Go from hop to hop; each one is parsed, guarded, held against robots.txt, and waits for its turn."""
         while True:
             target = parse(url)
-            answer.final_url = target.url
-            self._guard.admit(target)
+            answer.asked = target.origin
+            self._session.guard.admit(target)
             async with self._turn(target.host, deadline):
                 await self._permit(target, deadline)
                 location = await self._exchange(target, answer, deadline)
@@ -248,43 +213,31 @@ class Client:
             yield
 
     async def _permit(self, target: Target, deadline: asyncio.Timeout) -> None:
-        if self._failures[target.host] >= DOWN_AFTER:
+        if self._failures[target.origin] >= DOWN_AFTER:
             raise DropError("host_down")
-        await self._find(target)
+        await self._session.find(target)
         if self.robots:
             async with _paused(deadline):  # the reading has a deadline of its own
-                rules, fault = await self._rules_of(target)
+                rules, fault = await self._rules.ruling(target)
             if fault or not optout.allows(rules, target.url):
                 raise DropError(fault or "robots")
 
-    async def _find(self, target: Target) -> None:
-        if self._guard.mapped(target.host) is None:
-            _, fault = await self._names.pins(target.host)
-            self._complain()
-            if fault:
-                raise DropError(fault)
-
     async def _exchange(self, target: Target, answer: Answer, deadline: asyncio.Timeout) -> str | None:
         """Send one request; fill the answer, or return where it redirects to."""
-        async with AsyncExitStack() as stack:
-            with self._faults("connect"):
-                response = await stack.enter_async_context(self._request(target, _ACCEPT))
-            self._failures.pop(target.host, None)
-            answer.status, answer.mime = response.status, _mime(response)
+        async with self._session.ask(target, _ACCEPT) as response:
+            self._failures.pop(target.origin, None)
+            answer.final_url, answer.status, answer.mime = target.url, response.status, _mime(response)
             if 200 <= response.status < 400 and optout.refuses(
                 response.headers.getall("X-Robots-Tag", ()), self.fetch.opt_out
             ):
                 raise DropError("opt_out")
-            if response.status in REDIRECTS and "Location" in response.headers:
-                return urljoin(target.url, str(response.headers["Location"]))
-            _judge(response.status)
-            with self._faults("incomplete"):
+            if (location := leads(response, target.url)) is not None:
+                return location
+            judge(response.status)
+            with self._session.faults("incomplete"):
                 answer.body = await self._image_body(response, deadline)
             answer.kind = sniff(answer.body[:12])
         return None
-
-    def _request(self, target: Target, accept: str) -> Any:
-        return self._session.get(URL(target.url, encoded=True), allow_redirects=False, headers={"Accept": accept})
 
     async def _image_body(self, response: aiohttp.ClientResponse, deadline: asyncio.Timeout) -> bytes:
         limit = int(self.fetch.max_mb * 1e6)
@@ -308,125 +261,21 @@ class Client:
             raise DropError("not_image")
         return bytes(body)
 
-    async def _rules_of(self, target: Target) -> tuple[str | None, str | None]:
-        """Return the rules of the target's robots.txt for us and the fault, read once for each authority.
-
-        Where robots.txt can not be had nothing may be fetched (RFC 9309 2.3.1.4); the fault says why it could not.
-        """
-        return await once(self._rules, target.authority, lambda: self._read_robots(target))
-
-    async def _read_robots(self, target: Target) -> tuple[str | None, str | None]:
-        for attempt in range(self.fetch.retries + 1):
-            try:
-                async with asyncio.timeout(self.fetch.timeout_s):
-                    return optout.rules(await self._robots_text(target)), None
-            except TimeoutError:
-                return None, "timeout"
-            except DropError as drop:
-                if drop.reason == "http_4xx":
-                    return None, None
-                if drop.reason not in RETRIED or attempt == self.fetch.retries:
-                    return None, drop.reason if drop.reason in ("connect", "tls") else "robots"
-            await asyncio.sleep(BACKOFF_S * 2**attempt)
-        return None, "robots"
-
-    async def _robots_text(self, target: Target) -> str:
-        url = f"{target.scheme}://{target.authority}/robots.txt"
-        for _ in range(self.fetch.redirects + 1):
-            hop = parse(url)
-            self._guard.admit(hop)
-            await self._find(hop)
-            async with AsyncExitStack() as stack:
-                with self._faults("connect"):
-                    response = await stack.enter_async_context(self._request(hop, "text/plain, */*;q=0.1"))
-                if response.status not in REDIRECTS or "Location" not in response.headers:
-                    _judge(response.status)
-                    with self._faults("incomplete"):
-                        return await _text(response)
-                url = urljoin(hop.url, response.headers["Location"])
-        raise DropError("redirects")
-
     async def host(self, target: Target) -> Host:
         """Look a host up and read its robots.txt, for the stage `hosts`."""
-        try:
-            self._guard.admit(target)
-        except DropError as drop:
-            return Host(fault=drop.reason)
-        addresses: tuple[str, ...] = ()
         async with self._slots:
-            if self._guard.mapped(target.host) is None:
-                addresses, fault = await self._names.pins(target.host)
-                self._complain()
-                if fault:
-                    return Host(fault=fault)
-            rules, fault = await self._rules_of(target) if self.robots else (None, None)
+            try:
+                self._session.guard.admit(target)
+                addresses = await self._session.find(target)
+            except DropError as drop:
+                return Host(fault=drop.reason)
+            rules, fault = await self._rules.ruling(target) if self.robots else (None, None)
         return Host(addresses, rules, fault)
-
-    @contextmanager
-    def _faults(self, otherwise: str) -> Iterator[None]:
-        """Name what aiohttp raises; `otherwise` is the reason before and after the answer began."""
-        try:
-            yield
-            self._connected = True
-        except (aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError) as error:
-            raise DropError("tls") from error
-        except aiohttp.InvalidURL as error:
-            raise DropError("bad_url") from error
-        except aiohttp.ClientResponseError as error:
-            raise DropError("too_large" if _line_too_long(error) else "incomplete") from error
-        except aiohttp.ClientPayloadError as error:
-            raise DropError("incomplete") from error
-        except (aiohttp.ClientConnectionError, ConnectionError) as error:
-            self._blame(getattr(error, "errno", None))
-            raise DropError(otherwise) from error
-
-    def _blame(self, number: int | None) -> None:
-        if number in _NO_FILES:
-            raise WorkError(
-                "this process may open no more files (sockets are files): raise `ulimit -n`, or lower "
-                "fetch.concurrency, and run again. Finished parts are kept."
-            )
-        self._unreachable += number in _NO_NETWORK
-        self._complain()
-
-    def _complain(self) -> None:
-        if not self._connected and not self._names.worked and self._unreachable + self._names.failed >= NO_ROUTE:
-            raise WorkError(
-                f"this machine reaches no network: {NO_ROUTE} look-ups or connections failed and none worked. Run the "
-                "stages hosts and fetch on a node with a route to the internet (often a data-transfer node)."
-            )
-
-
-def _line_too_long(error: BaseException | None) -> bool:
-    while error is not None and not isinstance(error, LineTooLong):
-        error = error.__cause__
-    return error is not None
 
 
 def _mime(response: aiohttp.ClientResponse) -> str | None:
     header = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     return header.encode("ascii", "replace").decode() or None
-
-
-def _judge(status: int) -> None:
-    if status >= 500:
-        raise DropError("http_5xx")
-    if status >= 400:
-        raise DropError("http_4xx")
-    if status >= 300:
-        raise DropError("redirects")  # one that can not be followed: 300, 304, or no Location
-    if status == 206:
-        raise DropError("incomplete")  # nobody asked for a part
-
-
-async def _text(response: aiohttp.ClientResponse) -> str:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > optout.ROBOTS_BYTES:
-            body = body[: body.rfind(b"\n", 0, optout.ROBOTS_BYTES) + 1]
-            break
-    return body.decode("utf-8", "replace")
 
 
 @asynccontextmanager

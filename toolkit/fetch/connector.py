@@ -27,31 +27,31 @@ Lookup = Callable[[str], Awaitable[list[str]]]
 T = TypeVar("T")
 
 
-async def once(cache: dict[str, asyncio.Future[T]], key: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def cached(cache: dict[str, asyncio.Future[T]], key: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Return the cached result of `make`; a caller that gives up does not cancel it for the others."""
     if key not in cache:
         cache[key] = asyncio.ensure_future(make())
     return await asyncio.shield(cache[key])
 
 
-class Names:
+class Resolver:
     """Names looked up once: host -> (public addresses, fault), pinned for the life of the client."""
 
     def __init__(self, guard: Guard, lookup: Lookup | None) -> None:
         self._guard = guard
         self._pool = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="lookup")
         self._lookup = lookup or self._system
-        self._pins: dict[str, asyncio.Future[tuple[tuple[str, ...], str | None]]] = {}
+        self._found: dict[str, asyncio.Future[tuple[tuple[str, ...], str | None]]] = {}
         self.worked = False
         self.failed = 0
 
-    async def pins(self, host: str) -> tuple[tuple[str, ...], str | None]:
+    async def addresses(self, host: str) -> tuple[tuple[str, ...], str | None]:
         """Return the sorted public addresses of a host, or why there are none: dns, blocked_address."""
-        return await once(self._pins, host, lambda: self._resolve(host))
+        return await cached(self._found, host, lambda: self._resolve(host))
 
     def pin(self, host: str, addresses: tuple[str, ...], fault: str | None) -> None:
         """Take over what an earlier look-up found."""
-        self._pins[host] = future = asyncio.get_running_loop().create_future()
+        self._found[host] = future = asyncio.get_running_loop().create_future()
         future.set_result((addresses, fault))
 
     async def _resolve(self, host: str) -> tuple[tuple[str, ...], str | None]:
@@ -60,7 +60,7 @@ class Names:
         try:
             found = await self._lookup(host)
             self.worked = True
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that no resolver takes
             self.failed += getattr(error, "errno", None) == socket.EAI_AGAIN
             found = []
         addresses = tuple(sorted({a for a in found if public(a)}))
@@ -87,25 +87,25 @@ class Names:
 
 
 class _PinnedResolver(AbstractResolver):
-    """Gives aiohttp what Guard and Names decided; asks nobody."""
+    """Gives aiohttp what Guard and Resolver decided; asks nobody."""
 
-    def __init__(self, guard: Guard, names: Names) -> None:
-        self._guard, self._names = guard, names
+    def __init__(self, guard: Guard, resolver: Resolver) -> None:
+        self._guard, self._resolver = guard, resolver
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         target = self._guard.mapped(host)
         if target is not None:
-            pins: list[tuple[str, int]] = [(target.address, target.port)]
+            ends: list[tuple[str, int]] = [(target.address, target.port)]
         else:
-            addresses, fault = await self._names.pins(host)
+            addresses, fault = await self._resolver.addresses(host)
             if fault:
                 raise DropError(fault)
-            pins = [(address, port) for address in addresses]
+            ends = [(address, port) for address in addresses]
         return [
             ResolveResult(hostname=host, host=a, port=p, family=family, proto=0, flags=socket.AI_NUMERICHOST)
-            for a, p in pins
+            for a, p in ends
         ]
 
     async def close(self) -> None:
@@ -115,9 +115,9 @@ class _PinnedResolver(AbstractResolver):
 class GuardedConnector(aiohttp.TCPConnector):
     """Opens no socket to an address that the guard does not reach, and sends nothing to another peer."""
 
-    def __init__(self, guard: Guard, names: Names) -> None:
+    def __init__(self, guard: Guard, resolver: Resolver) -> None:
         super().__init__(
-            resolver=_PinnedResolver(guard, names),
+            resolver=_PinnedResolver(guard, resolver),
             use_dns_cache=False,
             limit=0,
             keepalive_timeout=KEEPALIVE_S,

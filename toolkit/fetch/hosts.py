@@ -24,12 +24,12 @@ PART = 5_000  # hosts
 
 
 def run(task: Task) -> None:
-    """Write one row for each authority of the pairs alive. Raises Stopped, WorkError."""
+    """Write one row for each origin of the pairs alive. Raises Stopped, WorkError."""
     task.write(_tables(task, origins(task)))
 
 
 def origins(task: Task) -> list[Target]:
-    """Return one URL's target for each authority, sorted by it; https where any of its URLs has that."""
+    """Return the first URL's target of each origin, sorted by origin."""
     found: dict[str, Target] = {}
     for shard in task.shards():
         urls: list[Any] = task.rows("url", shard=shard)["url"].to_pylist()
@@ -38,10 +38,8 @@ def origins(task: Task) -> list[Target]:
                 target = parse(url)
             except DropError:
                 continue
-            kept = found.setdefault(target.authority, target)
-            if target.scheme > kept.scheme:
-                found[target.authority] = target
-    return [found[authority] for authority in sorted(found)]
+            found.setdefault(target.origin, target)
+    return [found[origin] for origin in sorted(found)]
 
 
 def _tables(task: Task, targets: Sequence[Target]) -> Iterator[pa.Table]:
@@ -88,7 +86,7 @@ def _table(targets: Sequence[Target], hosts: Sequence[Host]) -> pa.Table:
     return table.build(
         schema("hosts"),
         {
-            "host": [target.authority for target in targets],
+            "host": [target.origin for target in targets],
             "addresses": [list(host.addresses) for host in hosts],
             "robots": [host.robots for host in hosts],
             "fault": [host.fault for host in hosts],

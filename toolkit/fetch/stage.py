@@ -153,15 +153,15 @@ def _record(row: int, answer: Answer, offset: int) -> Record:
 
 
 def known_hosts(task: Task, urls: Any) -> dict[str, Host]:
-    """Return what the stage hosts found of the authorities of these URLs."""
-    wanted = {authority for url in urls if (authority := _authority(url)) is not None}
+    """Return what the stage hosts found of the origins of these URLs."""
+    wanted = {origin for url in urls if (origin := _origin(url)) is not None}
     found = task.find("hosts", "host", sorted(wanted))
     return {row["host"]: Host(tuple(row["addresses"] or ()), row["robots"], row["fault"]) for row in found.to_pylist()}
 
 
-def _authority(url: str) -> str | None:
+def _origin(url: str) -> str | None:
     try:
-        return parse(url).authority
+        return parse(url).origin
     except DropError:
         return None
 

@@ -1,4 +1,4 @@
-"""Bytes to RGB pixels, as a browser shows them: one function, for a child process (see guard.py).
+"""Bytes to RGB pixels, as a browser shows them: one function, for a child process (see toolkit/guard.py).
 
 Promises: only JPEG, PNG, WebP and the first frame of GIF are read, told by their first bytes, never by a name; the
 header's size is checked before a pixel is decoded; a file cut anywhere in its pixels is a `Fault`, never half grey;
@@ -25,7 +25,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from toolkit.image.fault import Fault
+from toolkit.guard import Fault
 
 RGB = npt.NDArray[np.uint8]  # (height, width, 3)
 ORIENTATION = 0x0112  # EXIF tag

@@ -14,13 +14,3 @@ FAULTS = {
     "missing": "the tar holds no such member",
     "digest": "the member's bytes are not those that were fetched",
 }
-
-
-class Fault(Exception):  # noqa: N818 (of an image, told in a column; not an error of the task)
-    """An image that can not be decoded; `word` is a key of `FAULTS`."""
-
-    def __init__(self, word: str) -> None:
-        if word not in FAULTS:
-            raise KeyError(word)
-        super().__init__(FAULTS[word])
-        self.word = word

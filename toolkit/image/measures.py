@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.guard import Fault
 from toolkit.image import decode
-from toolkit.image.fault import Fault
 from toolkit.image.opencv import cv2
 
 Grey = npt.NDArray[np.uint8]  # (height, width)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import IO
 
 import pyarrow as pa
 
-from toolkit.data.pair import ID_BYTES
 from toolkit.data.stage import Task
-from toolkit.data.tar import member
-from toolkit.image.fault import Fault
+from toolkit.data.tar import DigestError, checked
+from toolkit.guard import Fault
 
 COLUMNS = ("id", "offset", "bytes", "digest")
 
@@ -27,11 +25,11 @@ def members(tar: IO[bytes], rows: pa.Table, task: Task) -> Iterator[bytes | Faul
 
 
 def _member(tar: IO[bytes], offset: int | None, size: int | None, digest: str | None) -> bytes | Fault:
-    if offset is None or size is None or offset < 0 or size < 0:
+    if offset is None or size is None:
         return Fault("missing")
     try:
-        data = member(tar, offset, size)
+        return checked(tar, offset, size, digest)
     except EOFError:
         return Fault("missing")
-    right = hashlib.blake2b(data, digest_size=ID_BYTES).hexdigest() == digest
-    return data if right else Fault("digest")
+    except DigestError:
+        return Fault("digest")

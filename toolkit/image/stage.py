@@ -19,8 +19,7 @@ from toolkit.data.pair import schema
 from toolkit.data.stage import Task
 from toolkit.data.table import build
 from toolkit.data.verdict import Reject, values, verdict
-from toolkit.image.fault import Fault
-from toolkit.image.guard import Guard
+from toolkit.guard import Fault, Guard
 from toolkit.image.measures import Measures
 from toolkit.image.members import COLUMNS, members
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from toolkit.data.stage import Stage, stem
+from toolkit.data.stage import Kind, Stage, stem
 from toolkit.run import clock
 from toolkit.run.drive import Outcome
 from toolkit.run.funnel import funnel, tree
@@ -200,4 +200,5 @@ def stage_lines(task: Any) -> Iterator[str]:
         yield f"damage: {books.damages - len(books.damage)} more"
     for step, rows in [*sorted(books.drops.items()), *sorted(books.counts.items())]:
         yield f"{step}: {rows:,}"
-    yield f"{task.stage.name}: {books.rows_in:,} rows written, {books.rows_out:,} of them not dropped"
+    left = "" if task.stage.kind is Kind.REDUCE else f", {books.rows_out:,} of them not dropped"
+    yield f"{task.stage.name}: {books.rows_in:,} rows written{left}"

@@ -124,7 +124,7 @@ REASONS: Mapping[str, Reason] = {
     "fetch.http_5xx": _fetch(_status),
     "fetch.redirects": _fetch(lambda row, config: f"more than {config.fetch.redirects}, or one that leads nowhere"),
     "fetch.too_large": _fetch(lambda row, config: f"more than {config.fetch.max_mb:g} MB"),
-    "fetch.incomplete": _failed("the body ended early"),
+    "fetch.incomplete": _failed("the answer ended early or was broken"),
     "fetch.not_image": _fetch(_mime),
     "fetch.opt_out": _failed("X-Robots-Tag refuses the use (fetch.opt_out)"),
     "fetch.robots": _failed("robots.txt of the host forbids it, or could not be read"),

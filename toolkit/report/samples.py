@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from toolkit.data import pair, table
 from toolkit.data.stage import Kind, Stage
 from toolkit.data.tar import member
-from toolkit.image.fault import Fault
-from toolkit.image.guard import Guard
+from toolkit.guard import Fault, Guard
+from toolkit.image.fault import FAULTS
 from toolkit.image.stage import guard
 from toolkit.recipe import BY_NAME
 from toolkit.report.reasons import measure, reason
@@ -229,4 +229,4 @@ def _image(tar: IO[bytes], row: Row) -> bytes | Fault:
 
 
 def _shown(answer: bytes | Fault) -> tuple[str | None, str | None]:
-    return (None, str(answer)) if isinstance(answer, Fault) else (base64.b64encode(answer).decode(), None)
+    return (None, FAULTS[answer.word]) if isinstance(answer, Fault) else (base64.b64encode(answer).decode(), None)

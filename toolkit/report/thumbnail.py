@@ -1,4 +1,4 @@
-"""A small JPEG of an image from the crawl, made in the decoder's child process (image/guard.py).
+"""A small JPEG of an image from the crawl, made in the decoder's child process (guard.py).
 
 Promise: what comes back was encoded here from pixels: no byte of the hostile file, its metadata among them, is in it.
 """

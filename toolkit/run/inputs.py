@@ -11,10 +11,8 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import cached_property, reduce
-from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,13 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from toolkit.data import pair, table
-from toolkit.data.tar import BLOCK
+from toolkit.data.tar import BLOCK, Joined, header, key, members
 from toolkit.errors import UserError
+from toolkit.source.table import TEXTS
 
 # Tables that hold no rows of pairs alive: a stage asks for them by name.
 ASIDE = ("unique", "words", "hosts")
-# What the text is called: here, by users, by cc2dataset, by img2dataset.
-TEXTS = ("text", "alt_text", "alt", "caption")
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"})
 MAX_CAPTION = 1 << 20
 PROBED = 16  # rows of a table that are looked for in a tar
@@ -40,7 +37,10 @@ _TYPES = {column.name: column.type for column in pair.COLUMNS}
 _COLUMNS = _TYPES | dict.fromkeys(TEXTS, pa.string())
 _ID = f"^[0-9a-f]{{{2 * pair.ID_BYTES}}}$"
 _SAMPLE = pa.schema([(name, _TYPES[name]) for name in ("id", "offset", "bytes", "digest", "text")])
-_FAULTS = (OSError, pa.ArrowException, ValueError, KeyError, EOFError, tarfile.TarError)
+_FAULTS = (
+    *(OSError, pa.ArrowException, ValueError, KeyError, EOFError, tarfile.TarError),
+    *(RecursionError, MemoryError, OverflowError),  # tarfile: chained long names, sizes beyond any file
+)
 
 Damage = Callable[[str, str], None]
 
@@ -53,7 +53,7 @@ def kind(path: Path) -> str:
         return "parquet"
     if head.startswith(b"\x89HDF"):
         return "hdf5"
-    if len(head) == BLOCK and (_header(head) or not any(head)):
+    if len(head) == BLOCK and (header(head) or not any(head)):
         return "tar"
     return "other" if head else "empty"
 
@@ -73,7 +73,7 @@ class Inputs:
             try:
                 self._take(number, path)
             except _FAULTS as error:
-                self._break(path, str(error))
+                self._break(path, str(error) or type(error).__name__)
         pointed = self._point()
         self._samples = [self._unpack(tar) for tar in self.tars if tar not in pointed]
 
@@ -130,8 +130,8 @@ class Inputs:
         """The rows that every table has and none has dropped, with the columns of all, in the order of the first."""
         groups: dict[object, list[pa.Table]] = {"features": list(self._ids.values())}
         for part in [*self.tables.values(), *self._samples]:
-            key = "pairs" if "url" in part.column_names else frozenset(part.column_names)
-            groups.setdefault(key, []).append(_living(part))
+            group = "pairs" if "url" in part.column_names else frozenset(part.column_names)
+            groups.setdefault(group, []).append(_living(part))
         joined = [pa.concat_tables(parts, promote_options="default") for parts in groups.values() if parts]
         if not joined:
             return pa.table({})
@@ -191,65 +191,17 @@ class Inputs:
         found: dict[str, dict[str, Any]] = {}
         texts: dict[str, str] = {}
         try:
-            with tarfile.open(path, "r:") as tar:
-                for info in tar:
-                    key, suffix = _key(info.name)
-                    file = tar.extractfile(info) if info.isreg() and not info.issparse() else None
-                    if file and suffix in IMAGES and key not in found:
-                        digest = hashlib.file_digest(file, _blake).hexdigest()  # type: ignore[arg-type]
-                        found[key] = {"id": _id(key), "bytes": info.size, "digest": digest}
-                        found[key]["offset"] = start + info.offset_data
-                    elif file and suffix == ".txt" and info.size <= MAX_CAPTION:
-                        texts[key] = file.read().decode("utf-8", "replace")
+            for info, file in members(path):
+                name, suffix = key(info.name)
+                if suffix in IMAGES and name not in found:
+                    digest = hashlib.file_digest(file, _blake).hexdigest()  # type: ignore[arg-type]
+                    place = {"offset": start + info.offset_data, "bytes": info.size}
+                    found[name] = {"id": _id(name), "digest": digest} | place
+                elif suffix == ".txt" and info.size <= MAX_CAPTION:
+                    texts[name] = file.read().decode("utf-8", "replace")
         except _FAULTS as error:
-            self._break(path, str(error))
-        return pa.Table.from_pylist([row | {"text": texts.get(key, "")} for key, row in found.items()], _SAMPLE)
-
-
-class Joined(io.RawIOBase):
-    """Several files read as one."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._files = [path.open("rb", buffering=0) for path in paths]
-        self._starts = [0, *accumulate(path.stat().st_size for path in paths)]
-        self._at = 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position in the joined stream."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._starts[-1]}[whence]
-        if base + offset < 0:
-            raise ValueError(f"position {base + offset} is before the start")
-        self._at = base + offset
-        return self._at
-
-    def tell(self) -> int:
-        """Return the position in the joined stream."""
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        """Read from the file at this position, at most to its end."""
-        if self._at >= self._starts[-1]:
-            return 0
-        index = bisect_right(self._starts, self._at) - 1
-        file = self._files[index]
-        file.seek(self._at - self._starts[index])
-        got = file.readinto(memoryview(buffer)[: self._starts[index + 1] - self._at])
-        self._at += got
-        return got
-
-    def close(self) -> None:
-        """Close all files."""
-        for file in self._files:
-            file.close()
-        super().close()
+            self._break(path, str(error) or type(error).__name__)
+        return pa.Table.from_pylist([row | {"text": texts.get(name, "")} for name, row in found.items()], _SAMPLE)
 
 
 def _pairs(rows: pa.Table) -> pa.Table:
@@ -324,36 +276,23 @@ def _feature_ids(path: Path) -> pa.Table:
         return pa.table({"id": pa.array(unpacked(found.ids), pa.string())})
 
 
-def _header(block: bytes) -> tarfile.TarInfo | None:
-    try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return None
-
-
 def _holds(tar: Path, rows: pa.Table) -> bool:
     """Return whether the header before one of the table's first images in this tar names that pair."""
     found = rows.filter(pc.greater_equal(rows["offset"], BLOCK)).slice(0, PROBED)
     with tar.open("rb") as file:
         for name, offset in zip(found["id"].to_pylist(), found["offset"].to_pylist(), strict=True):
             file.seek(offset - BLOCK)
-            info = _header(file.read(BLOCK))
-            if info and _id(_key(info.name)[0]) == name:
+            info = header(file.read(BLOCK))
+            if info and _id(key(info.name)[0]) == name:
                 return True
     return False
 
 
-def _key(member: str) -> tuple[str, str]:
-    """Return a webdataset member's key, which ends at the first dot of its name, and its last suffix."""
-    folder, slash, name = member.rpartition("/")
-    return folder + slash + name.partition(".")[0], Path(name).suffix.lower()
-
-
-def _id(key: str) -> str:
-    """Return the key if it is an id already, or an id made of it."""
-    name = key.rpartition("/")[2]
+def _id(sample: str) -> str:
+    """Return a sample's key if it is an id already, or an id made of it."""
+    name = sample.rpartition("/")[2]
     is_id = len(name) == 2 * pair.ID_BYTES and set(name) <= set("0123456789abcdef")
-    return name if is_id else pair.pair_id(key, "")
+    return name if is_id else pair.pair_id(sample, "")
 
 
 def _blake() -> Any:

@@ -295,9 +295,9 @@ def _load(layout: Layout) -> dict[str, Any]:
         tree = yaml.load(layout.run_yaml.read_bytes(), Loader=yaml.CSafeLoader)
         return {key: tree[key] for key in ("digest", "shards", "toolkit", "versions", "config")}
     except FileNotFoundError as error:
-        raise UserError(
-            f"{layout.root} is no run folder: it has no run.yaml. Give the folder that `danqing run` named."
-        ) from error
+        below = layout.root / "run"
+        meant = f"did you mean {below}?" if Layout(below).run_yaml.is_file() else "give the one that a run named."
+        raise UserError(f"{layout.root} is no run folder, as it has no run.yaml; {meant}") from error
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(
             f"{layout.run_yaml} is damaged ({' '.join(str(error).split())}); restore it from a copy."

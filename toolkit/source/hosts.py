@@ -13,9 +13,12 @@ set of its strings takes 400 MB more and another 2.5 seconds in every task.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
+import ipaddress
 import re
+import socket
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
@@ -24,18 +27,29 @@ from pathlib import Path
 from typing import Any, cast
 
 from isal import igzip
+from yarl import URL
 
 from toolkit.errors import UserError, WorkError
 
 # Hosts remembered with their verdict; neighbours in a crawl share hosts, so a small memory answers most questions.
 _REMEMBERED = 100_000
 _HOST = re.compile(r"[a-z][a-z0-9+.\-]*://(?:[^/?#\\@]*@)?(\[[^\]/?#]*\]|[^/?#\\:@]*)", re.IGNORECASE)
+# What begins no address, and what is passed over inside one (WHATWG).
+_BEFORE = "".join(map(chr, range(0x21)))
+_INSIDE = re.compile("[\t\r\n]")
+_NUMBERS = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}")
+# The dots of IDNA (RFC 3490, 3.1).
+_DOTS = ".\u3002\uff0e\uff61"
 
 
 def host(url: str) -> str:
-    """Return the host of an absolute address in lower case, without user, port and last dot; "" where none."""
-    found = _HOST.match(url)
-    return found.group(1).lower().rstrip(".") if found else ""
+    """Return the host of an absolute address in lower case, without user, port and last dots; "" where none.
+
+    Blanks around an address, and tabs and line ends inside it, are no part of it: whoever asks for the address drops
+    them, so the host must be seen behind them.
+    """
+    found = _HOST.match(_INSIDE.sub("", url.strip().lstrip(_BEFORE)))
+    return found.group(1).lower().rstrip(_DOTS) if found else ""
 
 
 def suffixes(name: str) -> Iterator[str]:
@@ -55,19 +69,24 @@ def blacklist(source: str) -> Callable[[str], bool]:
 
     @lru_cache(_REMEMBERED)
     def listed(name: str) -> bool:
-        return any(contains(part) for part in suffixes(_ascii(name)))
+        return any(contains(part) for part in suffixes(_canonical(name)))
 
     return listed
 
 
-def _ascii(name: str) -> str:
-    """Return the name as lists write it: international names in punycode."""
-    if name.isascii():
+def _canonical(name: str) -> str:
+    """Return the name as lists write it and the downloader connects to it: punycode, one spelling of an address."""
+    if name.startswith("[") or ":" in name:
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.IPv6Address(name.strip("[]")))
         return name
-    try:
-        return name.encode("idna").decode("ascii")
-    except UnicodeError:
-        return name
+    with contextlib.suppress(ValueError):  # a name that yarl refuses can not be asked for
+        name = URL.build(scheme="http", host=name).raw_host or ""
+    name = name.lower().rstrip(_DOTS)
+    if _NUMBERS.fullmatch(name):
+        with contextlib.suppress(OSError):
+            return socket.inet_ntoa(socket.inet_aton(name))
+    return name
 
 
 def lines(path: str, what: str) -> list[str]:
@@ -85,7 +104,7 @@ def lines(path: str, what: str) -> list[str]:
 
 def _file(path: str) -> frozenset[str]:
     entries = (entry.lower().removeprefix("*.").strip(".") for entry in lines(path, "the host blacklist"))
-    return frozenset(_ascii(entry) for entry in entries)
+    return frozenset(_canonical(entry) for entry in entries)
 
 
 def _builtin() -> bytes:

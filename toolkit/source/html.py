@@ -1,5 +1,9 @@
 """WARC response records: an HTTP answer with HTML to a page with its images, as a browser would read it.
 
+What decodes and parses is `document`, for a guarded child process (toolkit/guard.py): a page of 27 KB can ask an HTML
+parser that keeps to the standard for 1.5 GB (`<p>`, then n of `<b a=i>` and n of `<p>x`, make n * n elements), and
+200,000 nested elements cost it quadratic time. Such a page is damage of that page.
+
 Only answers with status 200 and HTML are pages. selectolax (lexbor) parses; charset by byte-order mark, then
 Content-Type, then <meta>, then a trial of UTF-8, GB18030 and Big5, else windows-1252.
 """
@@ -9,19 +13,24 @@ from __future__ import annotations
 import io
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
-from typing import cast
+from typing import NamedTuple, cast
 
+import msgspec
 import webencodings
 import zstandard
 from fastwarc.stream_io import BrotliReader, ChunkedReader
 from fastwarc.warc import HeaderMap
 from isal import igzip_lib
-from selectolax.lexbor import LexborHTMLParser
+from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 
+from toolkit.guard import Fault, Guard
 from toolkit.source.page import Image, Note, Page, cld2, names
 
 # Largest page after its transfer and content codings; Common Crawl cuts bodies at 1 MiB (5 MiB since 2025).
 MAX_PAGE = 32 << 20
+# What one page may take. 8 MB of news pages in one took 58 MB above their text and 0.12 s on a node of two cores, so a
+# page of MAX_PAGE takes about 240 MB and half a second; four times and twenty times that are room for dense markup.
+MEMORY_MB, TIMEOUT_S = 1024, 10.0
 # Where <meta charset> counts (WHATWG, prescan).
 _PRESCAN = 1024
 # How much of an unlabelled page is tried; enough for any script to show.
@@ -42,28 +51,70 @@ class PageError(ValueError):
     """The answer can not be read as a page; the text says why."""
 
 
-def event(offset: int, headers: HeaderMap, block: bytes) -> Page | Note | None:
-    """Return what a WARC record says: a page with its images, a note on a page's language, or nothing of use.
+class Answer(NamedTuple):
+    """A response that may be a page, before anything in it is decoded: `block` is the record's content."""
 
-    `block` is the record's content. Raises PageError for an answer whose body can not be decoded or is too large.
-    """
+    offset: int
+    url: str
+    names: frozenset[str]
+    block: bytes
+
+
+class _Parsed(msgspec.Struct, array_like=True):
+    """What the child says of an answer: the href of its <base> and its images, or why it can not be read."""
+
+    page: bool = False
+    base: str | None = None
+    images: list[Image] = []
+    error: str = ""
+
+
+_PARSED = msgspec.msgpack.Decoder(_Parsed)
+
+
+def read(offset: int, headers: HeaderMap, block: bytes) -> Answer | Note | None:
+    """Return what a WARC record holds: an answer to look at, a note on a page's language, or nothing of use."""
     kind = (headers.get("WARC-Type") or "").lower()
     url = (headers.get("WARC-Target-URI") or "").strip(" <>")
     if kind == "metadata":
         about = names(headers.get("WARC-Concurrent-To"), headers.get("WARC-Refers-To"), url)
         return _note(about, block)
-    if kind != "response" or not url or not block.startswith(b"HTTP/"):
+    if kind != "response" or not url or not block.startswith(b"HTTP/") or not _html(_http(block)[0]):
         return None
-    text = _document(block)
-    if text is None:
-        return None
-    base, images = parse(text)
-    return Page(offset, url, names(headers.get("WARC-Record-ID"), url), base, images)
+    return Answer(offset, url, names(headers.get("WARC-Record-ID"), url), block)
+
+
+def guard() -> Guard:
+    """Return the child process that reads the blocks of answers."""
+    return Guard("toolkit.source.html:document", {}, memory_mb=MEMORY_MB, timeout_s=TIMEOUT_S)
+
+
+def document(block: bytes) -> bytes:
+    """Read one answer in the child; what it returns is for `page`."""
+    try:
+        text = _document(block)
+        parsed = _Parsed() if text is None else _Parsed(True, *parse(text))
+    except PageError as error:
+        parsed = _Parsed(error=str(error))
+    return msgspec.msgpack.encode(parsed)
+
+
+def page(answer: Answer, found: bytes | Fault) -> Page | None:
+    """Return the page of an answer, None where it is none; raises PageError where it can not be read."""
+    if isinstance(found, Fault):
+        raise PageError(f"a page that can not be read: {found}")
+    parsed = _PARSED.decode(found)
+    if parsed.error:
+        raise PageError(parsed.error)
+    return Page(answer.offset, answer.url, answer.names, parsed.base, parsed.images) if parsed.page else None
 
 
 def parse(html: str) -> tuple[str | None, list[Image]]:
     """Return the href of the first <base> that has one, and the images of the document in order."""
-    tree = LexborHTMLParser(html)
+    try:
+        tree = LexborHTMLParser(html)
+    except SelectolaxError as error:  # lexbor refuses no text: it ran out of memory
+        raise MemoryError from error
     base = next((href for node in tree.css("base[href]") if (href := node.attributes.get("href"))), None)
     return base, [_image(node.attributes) for node in tree.css("img")]
 
@@ -82,17 +133,26 @@ def _note(about: frozenset[str], block: bytes) -> Note | None:
 
 def _document(block: bytes) -> str | None:
     """Return the text of an HTML answer with status 200, or None for any other answer."""
-    headers = HeaderMap()
-    body = block[headers.parse(io.BytesIO(block)) :]
-    if headers.status_code != 200:
+    headers, start = _http(block)
+    if not _html(headers):
         return None
     kind = headers.get("Content-Type") or ""
-    if kind and kind.partition(";")[0].strip().lower() not in _TYPES:
-        return None
-    body = _decoded(body, headers)
+    body = _decoded(block[start:], headers)
     if not kind and not _LOOKS_HTML.match(body[:_PRESCAN]):
         return None
     return _decode(body, kind)
+
+
+def _http(block: bytes) -> tuple[HeaderMap, int]:
+    """Return the header of an HTTP answer and the place of its body."""
+    headers = HeaderMap()
+    return headers, headers.parse(io.BytesIO(block))
+
+
+def _html(headers: HeaderMap) -> bool:
+    """Return whether an answer has status 200 and says that it is HTML, or does not say what it is."""
+    kind = headers.get("Content-Type") or ""
+    return headers.status_code == 200 and (not kind or kind.partition(";")[0].strip().lower() in _TYPES)
 
 
 def _decoded(body: bytes, headers: HeaderMap) -> bytes:

@@ -34,6 +34,8 @@ MAX_URL = 2048
 SAMPLE = 1000
 # Hosts named in the mark with `rejects: counts`, and how many are counted before the rare ones are forgotten.
 TOP_HOSTS, COUNTED_HOSTS = 100, 100_000
+# Records held back until the child is asked for their pages, so that it is asked for many at once.
+HELD, HELD_BYTES = 128, 8_000_000
 # Terms in one regular expression; RE2 refuses programs that grow over its memory limit.
 _TERMS_AT_ONCE = 500
 _PLAIN_URL = r"^(?i:https?)://[A-Za-z0-9](?:[A-Za-z0-9.\-]*[A-Za-z0-9])?(?::[0-9]{1,4})?(?:[/?#][^\x00-\x20\x7f]*)?$"
@@ -129,14 +131,16 @@ class Reader:
         self._kind: str = task.config.input.kind
         self._counts: Counter[str] = Counter()
         self._columns = _empty()
+        self._child = html.guard()  # starts with the first answer that it is asked for: never for WAT
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield the rows of all files as tables without verdict (`dropped` is null), about 10,000 rows each."""
-        for index, path in self._task.files():
-            for page in self._pages(path):
-                self._add(index, page)
-                if len(self._columns["id"]) >= ROW_GROUP:
-                    yield self._flush()
+        with self._child:
+            for index, path in self._task.files():
+                for page in self._pages(path):
+                    self._add(index, page)
+                    if len(self._columns["id"]) >= ROW_GROUP:
+                        yield self._flush()
         if self._columns["id"]:
             yield self._flush()
         for key in sorted(self._counts):
@@ -166,14 +170,38 @@ class Reader:
             yield Page(row.number, row.page, frozenset(), "", [Image(row.url, row.text)])
 
     def _events(self, path: str, file: BinaryIO) -> Iterator[Page | Note]:
+        """Yield what the records of a crawl file say, in order; pages are read in the child, many at once."""
+        held: list[Page | Note | html.Answer] = []
+        size = 0
         for record in warc.records(file, lambda offset, what: self._damage(f"{path}:{offset}", what)):
             self._counts["records"] += 1
             try:
                 event = _event(record)
-            except (wat.EnvelopeError, html.PageError) as error:
+            except wat.EnvelopeError as error:
                 self._damage(f"{path}:{record.offset}", str(error))
                 continue
-            if event is not None:
+            if event is None:
+                continue
+            held.append(event)
+            size += len(record.body)
+            if not isinstance(held[0], html.Answer) or len(held) == HELD or size > HELD_BYTES:
+                yield from self._read(path, held)
+                held, size = [], 0
+        yield from self._read(path, held)
+
+    def _read(self, path: str, held: Sequence[Page | Note | html.Answer]) -> Iterator[Page | Note]:
+        """Yield events in their order, answers as the pages that the child makes of them."""
+        found = self._child.map([event.block for event in held if isinstance(event, html.Answer)])
+        for event in held:
+            if isinstance(event, html.Answer):
+                try:
+                    page = html.page(event, next(found))
+                except html.PageError as error:
+                    self._damage(f"{path}:{event.offset}", str(error))
+                    continue
+                if page is not None:
+                    yield page
+            else:
                 yield event
 
     def _damage(self, where: str, what: str) -> None:
@@ -220,13 +248,13 @@ _TYPE = re.compile(rb"^warc-type:[ \t]*(response|metadata)[ \t]*\r?$", re.IGNORE
 _JSON = re.compile(rb"^content-type:[ \t]*application/json\b", re.IGNORECASE | re.MULTILINE)
 
 
-def _event(record: warc.Record) -> Page | Note | None:
+def _event(record: warc.Record) -> Page | Note | html.Answer | None:
     """Return what a record of either kind says; only responses and metadata say anything."""
     if not _TYPE.search(record.head):
         return None
     if _JSON.search(record.head):
         return wat.event(record.offset, record.body)
-    return html.event(record.offset, record.headers(), record.body)
+    return html.read(record.offset, record.headers(), record.body)
 
 
 def _named(page: Page, found: Sequence[tuple[str, str]]) -> tuple[str, str]:

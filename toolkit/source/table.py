@@ -1,27 +1,32 @@
 """Table input: rows of url and text, and of page where there is one, as parquet, csv, tsv or JSON lines.
 
 What a table is, its content tells: parquet by its magic bytes, JSON lines by a first `{`, tsv by a tab in the header
-line, else csv; csv, tsv and JSON lines may be gzip or zstd. A bad row costs a row.
+line, else csv; csv, tsv and JSON lines may be gzip or zstd. A bad row costs a row: after a quote in csv that no other
+closes, reading goes on with the next line.
 """
 
 from __future__ import annotations
 
-import codecs
+import csv
 import io
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import zstandard
 from isal import igzip
 
 PARQUET = b"PAR1"
+# What the text is called: here, by users, by cc2dataset, by img2dataset; the first that a table has is taken.
+TEXTS = ("text", "alt_text", "alt", "caption")
 # Rows read at once, and the longest line of text that is taken for a row.
 BATCH = 10_000
 MAX_LINE = 1 << 20
+# Lines that a row in quotes may go over; more are read again and again in a file that is made of open quotes.
+MAX_LINES = 100
 
 Damage = Callable[[int, str], None]
 
@@ -74,97 +79,170 @@ def _inflated(file: BinaryIO, start: bytes) -> io.BufferedReader:
 
 def _parquet(file: BinaryIO, damage: Damage) -> Iterator[Row]:
     table = pq.ParquetFile(file)
-    names = set(table.schema_arrow.names)
-    if not _has_columns(names, damage):
+    names = table.schema_arrow.names
+    text = _text(names, damage)
+    if text is None:
         return
-    columns = [name for name in ("url", "text", "page") if name in names]
+    columns = [name for name in ("url", text, "page") if name in names]
     number = 0
     for batch in table.iter_batches(BATCH, columns=columns, use_threads=False):
-        yield from _batch(batch, number, damage)
+        yield from _batch(batch, text, number, damage)
         number += batch.num_rows
 
 
-class _Decoded(io.RawIOBase):
-    """A stream of which bytes that are no UTF-8 are U+FFFD: pyarrow can not tell us of a bad row that holds them."""
-
-    def __init__(self, stream: io.BufferedReader) -> None:
-        self._stream, self._rest = stream, b""
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = b"more"
-        while data and not self._rest:
-            data = self._stream.read1(len(buffer))
-            self._rest = self._decode(data, final=not data).encode()
-        some, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
-        buffer[: len(some)] = some
-        return len(some)
-
-
-def _csv(stream: io.BufferedReader, damage: Damage) -> Iterator[Row]:
-    stream = io.BufferedReader(_Decoded(stream), 1 << 16)
-    header = stream.peek(1).partition(b"\n")[0]
-    delimiter = "\t" if b"\t" in header else ","
-    bad: list[str] = []
-
-    def skip(row: pa_csv.InvalidRow) -> str:
-        bad.append(f"{row.actual_columns} columns where {row.expected_columns} are expected")
-        return "skip"
-
-    parse = pa_csv.ParseOptions(
-        delimiter=delimiter,
-        newlines_in_values=delimiter == ",",
-        invalid_row_handler=skip,
-        quote_char='"' if delimiter == "," else False,
-    )
-    text = {name: pa.string() for name in ("url", "text", "page")}
-    convert = pa_csv.ConvertOptions(column_types=text, strings_can_be_null=False, check_utf8=True)
-    reader = pa_csv.open_csv(stream, pa_csv.ReadOptions(use_threads=False, block_size=4 * MAX_LINE), parse, convert)
-    if not _has_columns(set(reader.schema.names), damage):
-        return
-    number = 0
-    for batch in reader:
-        yield from _batch(batch, number, damage)
-        number += batch.num_rows
-        while bad:
-            damage(number, bad.pop(0))
-
-
-def _batch(batch: pa.RecordBatch, number: int, damage: Damage) -> Iterator[Row]:
-    columns = [batch.column("url").to_pylist(), batch.column("text").to_pylist()]
+def _batch(batch: pa.RecordBatch, text: str, number: int, damage: Damage) -> Iterator[Row]:
+    columns = [batch.column("url").to_pylist(), batch.column(text).to_pylist()]
     pages = batch.column("page").to_pylist() if "page" in batch.schema.names else [""] * batch.num_rows
-    for place, (url, text, page) in enumerate(zip(*columns, pages, strict=True)):
-        if isinstance(url, str) and isinstance(text, str):
-            yield Row(number + place, url, text, page if isinstance(page, str) else "")
+    for place, (url, caption, page) in enumerate(zip(*columns, pages, strict=True)):
+        if isinstance(url, str) and isinstance(caption, str):
+            yield Row(number + place, url, caption, page if isinstance(page, str) else "")
         else:
             damage(number + place, "a row without url or text")
 
 
-def _has_columns(names: set[str], damage: Damage) -> bool:
-    missing = {"url", "text"} - names
-    if missing:
-        damage(0, f"no column {' and '.join(sorted(missing))} among {sorted(names)[:20]}")
-    return not missing
+def _text(names: Collection[str], damage: Damage) -> str | None:
+    """Return the name of the text's column, None where that or url is missing, which is told."""
+    text = next((name for name in TEXTS if name in names), None)
+    if text is None or "url" not in names:
+        damage(0, _missing(names))
+        return None
+    return text
+
+
+def _missing(names: Collection[str]) -> str:
+    missing = [] if "url" in names else ["url"]
+    missing += [] if set(TEXTS) & set(names) else [f"{TEXTS[0]} (or {', '.join(TEXTS[1:])})"]
+    return f"no column {' and '.join(missing)} among {sorted(names)[:20]}"
+
+
+def _csv(stream: io.BufferedReader, damage: Damage) -> Iterator[Row]:
+    # Bytes that are no UTF-8 are U+FFFD. Line ends stay as they are: they may stand inside quotes.
+    lines = _Lines(io.TextIOWrapper(stream, "utf-8-sig", "replace", newline=""))
+    header = lines.read()
+    delimiter = "\t" if "\t" in header else ","
+    lines.back([header])
+    names = next(_records(lines, delimiter, lambda _, what: damage(0, what)), (0, []))[1]
+    text = _text(names, damage)
+    if text is None:
+        return
+    url_at, text_at, page_at = names.index("url"), names.index(text), names.index("page") if "page" in names else -1
+    for number, values in _records(lines, delimiter, damage):
+        if len(values) == len(names):
+            yield Row(number, values[url_at], values[text_at], values[page_at] if page_at >= 0 else "")
+        else:
+            damage(number, f"{len(values)} columns where {len(names)} are expected")
+
+
+class _Lines:
+    """Lines of a text, of which some can be put back; "" at the end."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self._waiting: deque[str] = deque()
+
+    def read(self) -> str:
+        """Return the next line with its end; of one over MAX_LINE characters that many and one more, without."""
+        if self._waiting:
+            return self._waiting.popleft()
+        line = self._text.readline(MAX_LINE + 1)
+        rest = line if len(line) > MAX_LINE else ""
+        while rest and rest[-1] not in "\r\n":
+            rest = self._text.readline(MAX_LINE)
+        return line
+
+    def back(self, lines: list[str]) -> None:
+        """Put lines back in front."""
+        self._waiting.extendleft(reversed(lines))
+
+
+def _records(lines: _Lines, delimiter: str, damage: Damage) -> Iterator[tuple[int, list[str]]]:
+    """Yield the values of each row with its number; blank lines are no rows, and a bad row costs its first line."""
+    number = 0
+    while line := lines.read():
+        if not line.strip("\r\n"):
+            continue
+        if len(line) > MAX_LINE:
+            damage(number, _too_long())
+        elif delimiter == "\t" or '"' not in line:
+            yield number, line.rstrip("\r\n").split(delimiter)
+        else:
+            try:
+                yield number, _quoted(line, lines)
+            except csv.Error as error:
+                damage(number, f"a row with a quote out of place: {error}")
+        number += 1
+
+
+def _quoted(line: str, lines: _Lines) -> list[str]:
+    """Return the values of the row that begins with a line; raises csv.Error and puts the lines after it back."""
+    taken: list[str] = []
+
+    def feed() -> Iterator[str]:
+        yield line
+        size = len(line)
+        while (more := lines.read()) and size + len(more) <= MAX_LINE and len(taken) < MAX_LINES:
+            taken.append(more)
+            size += len(more)
+            yield more
+        lines.back([more] if more else [])
+
+    try:
+        return next(csv.reader(feed(), strict=True))
+    except csv.Error:
+        lines.back(taken)
+        raise
+
+
+# Its default, 128 KiB, is less than a line may hold.
+csv.field_size_limit(MAX_LINE)
+
+
+def _too_long() -> str:
+    return f"a line over the limit of {MAX_LINE} characters"
 
 
 def _jsonl(stream: io.BufferedReader, damage: Damage) -> Iterator[Row]:
     decode = msgspec.json.Decoder(_Line).decode
     number = 0
-    while line := stream.readline(MAX_LINE):
-        try:
-            row = decode(line.removeprefix(b"\xef\xbb\xbf")) if line.strip() else None
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            damage(number, f"a line that is no row: {error}")
-            row = None
-        if row is not None:
-            yield Row(number, row.url, row.text, row.page)
+    while line := stream.readline(MAX_LINE + 1):
+        if len(line) > MAX_LINE:
+            _read_on(stream, line)
+            damage(number, _too_long())
+        elif line.strip():
+            line = line.removeprefix(b"\xef\xbb\xbf")
+            try:
+                if row := decode(line).row(number):
+                    yield row
+                else:
+                    damage(number, _missing(_strings(line)))
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                damage(number, f"a line that is no row: {error}")
         number += 1
 
 
+def _read_on(stream: io.BufferedReader, line: bytes) -> None:
+    """Read the rest of a line that is too long."""
+    while line and not line.endswith(b"\n"):
+        line = stream.readline(MAX_LINE)
+
+
+def _strings(line: bytes) -> list[str]:
+    """Return the names of the texts in a line."""
+    return [name for name, value in msgspec.json.decode(line).items() if isinstance(value, str)]
+
+
 class _Line(msgspec.Struct):
-    url: str
-    text: str
-    page: str = ""
+    """A line; a field of an unexpected type costs the field."""
+
+    url: Any = None
+    text: Any = None
+    alt_text: Any = None
+    alt: Any = None
+    caption: Any = None
+    page: Any = None
+
+    def row(self, number: int) -> Row | None:
+        text = next((value for name in TEXTS if isinstance(value := getattr(self, name), str)), None)
+        if not isinstance(self.url, str) or text is None:
+            return None
+        return Row(number, self.url, text, self.page if isinstance(self.page, str) else "")

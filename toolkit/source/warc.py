@@ -312,6 +312,7 @@ class _Cutter:
         self._buffer = bytearray()
         self._marks: list[tuple[int, int]] = []  # (place in the buffer, offset in the file) where members begin
         self._lost = False  # the damage at hand is reported, and the next record is being looked for
+        self._endless = 0  # from the place at hand to here no header ends
         self._rest = 0  # the place in the buffer from which on bytes are still needed
 
     def cut(self, pieces: Iterator[_Piece]) -> Iterator[Record]:
@@ -322,13 +323,19 @@ class _Cutter:
                 yield record
                 continue
             if piece.first:
-                self._marks.append((len(self._buffer), piece.offset))
+                self._mark(piece.offset)
             self._buffer += piece.data
             yield from self._records(closed=piece.last)
             if piece.fault:
                 self.damage(piece.offset, piece.fault)
-                self._buffer, self._marks, self._lost = bytearray(), [], True
+                self._buffer, self._marks, self._lost, self._endless = bytearray(), [], True, 0
         yield from self._records(closed=True, ended=True)
+
+    def _mark(self, offset: int) -> None:
+        """Note where a member begins; of members without content that begin at one place, the last."""
+        if self._marks and self._marks[-1][0] == len(self._buffer):
+            self._marks.pop()
+        self._marks.append((len(self._buffer), offset))
 
     def _records(self, *, closed: bool, ended: bool = False) -> Iterator[Record]:
         """Yield what is whole; closed: a member ends with the buffer; ended: the file does."""
@@ -348,13 +355,22 @@ class _Cutter:
             return None
         if not buffer.startswith(_WARC, at):
             return self._skip(at, at, "no WARC record begins here", ended)
-        head = buffer.find(_HEADER_END, at, at + MAX_HEADER) + len(_HEADER_END)
-        if head < len(_HEADER_END):
+        head = self._head(at)
+        if head is None:
             if len(buffer) - at < MAX_HEADER and not ended:
                 return None
             return self._skip(at, at + 1, "a record header without an end", ended)
         size, fault = _size(buffer, at, head)
         return self._skip(at, head, fault, ended) if fault else self._close(at, head, head + size, closed, ended)
+
+    def _head(self, at: int) -> int | None:
+        """Return where the header that begins at a place ends; places only grow, so no byte is looked at twice."""
+        stop = at + MAX_HEADER
+        found = self._buffer.find(_HEADER_END, max(at, self._endless), stop)
+        if found >= 0:
+            return found + len(_HEADER_END)
+        self._endless = max(self._endless, min(stop, len(self._buffer)) - len(_HEADER_END) + 1)
+        return None
 
     def _close(self, at: int, head: int, stop: int, closed: bool, ended: bool) -> tuple[int, Record | None] | None:
         buffer = self._buffer
@@ -401,6 +417,7 @@ class _Cutter:
             mark, offset = max((m for m in self._marks if m[0] <= at), default=(0, 0))
             start = (0, offset + (at - mark if self.plain else 0))
             self._marks = [start] + [(m - at, o) for m, o in self._marks if m > at]
+            self._endless = max(0, self._endless - at)
             del self._buffer[:at]
 
 

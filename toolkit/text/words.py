@@ -59,7 +59,10 @@ def stopwords(path: str) -> frozenset[str]:
 
 
 def lines(path: str, option: str) -> list[str]:
-    """Return the non-empty lines of a list, trimmed; raises UserError where there is none."""
+    """Return the entries of a list: its lines, trimmed, less empty ones and comments (lines that begin with #).
+
+    Raises UserError where there is none.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -67,7 +70,8 @@ def lines(path: str, option: str) -> list[str]:
             f"{option}: the list {path} can not be read ({error}). Expected a UTF-8 text file with one term a line; "
             "correct the path, or give `builtin`."
         ) from error
-    found = [line.strip() for line in text.splitlines() if line.strip()]
+    trimmed = map(str.strip, text.splitlines())
+    found = [line for line in trimmed if line and not line.startswith("#")]
     if not found:
         raise UserError(f"{option}: the list {path} is empty. Expected one term a line; fill it, or give `builtin`.")
     return found

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import importlib
 import json
 import os
@@ -33,16 +34,34 @@ from types import TracebackType
 from typing import Any
 
 from toolkit.errors import WorkError
-from toolkit.image.fault import Fault
 
 FRAME_ITEMS = 64
 FRAME_BYTES = 8_000_000
+PIPE_BYTES = 1 << 20  # what Linux grants every user
 START_S = 120  # longest time in which an interpreter starts on a loaded node with a cold file system
 PATIENCE = 10  # processor time is limited by the child itself; a child that sleeps is given up after so many time-outs
 
+# Imported, not run as a module: the work's faults are of the class that is caught here.
+_CHILD = f"import sys; from {__name__} import main; main(*sys.argv[1:])"
 READY, DONE, FAILED = b"r", b"d", b"f"
 _COUNT = struct.Struct("<I")
 _ANSWER = struct.Struct("<cI")
+
+
+# How an item ends its child, which says it of itself; other words are those of the work.
+ENDS = {
+    "memory": "a fresh child process ran out of memory",
+    "time": "a fresh child process ran out of time",
+    "crash": "a fresh child process died of it",
+}
+
+
+class Fault(Exception):  # noqa: N818 (of an item, told to the task; not an error of the task)
+    """An item without an answer; `word` says why, in one word of `ENDS` or of the work's own list."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(ENDS.get(word, word))
+        self.word = word
 
 
 class Guard:
@@ -98,21 +117,23 @@ class Guard:
                 yield Fault(body.decode()) if kind == FAILED else body
 
     def _start(self) -> subprocess.Popen[bytes]:
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[1])
         paths = os.pathsep.join([root, *(path for path in sys.path if path)])
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, str(os.getpid()), *self._command],
+            [sys.executable, "-P", "-c", _CHILD, str(os.getpid()), *self._command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
             env=os.environ | {"PYTHONPATH": paths},
         )
+        for pipe in (self._child.stdin, self._child.stdout):
+            _widen(_fd(pipe))
         try:
             _receive(_fd(self._child.stdout), START_S)
         except EOFError as error:
             self._stop()
             raise WorkError(
-                f"The decoder's child process did not start ({self._command[0]} in {sys.executable}); its own words "
+                f"A guarded child process did not start ({self._command[0]} in {sys.executable}); its own words "
                 "stand above in the log. Check that a new interpreter can import the toolkit on this machine."
             ) from error
         return self._child
@@ -141,7 +162,7 @@ class Guard:
 
 def _suspect(answer: bytes | Fault) -> bool:
     """Return whether an answer says more about the child than about the item."""
-    return isinstance(answer, Fault) and answer.word in ("memory", "time", "crash")
+    return isinstance(answer, Fault) and answer.word in ENDS
 
 
 def _frames(items: Iterable[bytes | Fault]) -> Iterator[list[bytes | Fault]]:
@@ -161,6 +182,13 @@ def _frames(items: Iterable[bytes | Fault]) -> Iterator[list[bytes | Fault]]:
 def _fd(pipe: Any) -> int:
     fd: int = pipe.fileno()
     return fd
+
+
+def _widen(fd: int) -> None:
+    """Let a pipe hold more than 64 KiB where the system can: fewer changes between the processes."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _send(fd: int, items: list[bytes]) -> None:
@@ -195,20 +223,20 @@ def _read(fd: int, size: int, patience_s: float | None = None) -> bytes:
     return b"".join(parts)
 
 
-def main(parent: int, work: str, option: str, memory_mb: int, timeout_s: float) -> None:
+def main(parent: str, work: str, option: str, memory_mb: str, timeout_s: str) -> None:
     """Be the child: answer frames from standard input until it ends."""
-    _follow(parent)
+    _follow(int(parent))
     source, sink, nowhere = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)  # libraries that print must not print into the answers
     function = _load(work)
-    os.dup2(nowhere, 2)  # libraries complain of hostile images; a failed import above is still seen
-    _limit(memory_mb)
+    os.dup2(nowhere, 2)  # libraries complain of hostile bytes; a failed import above is still seen
+    _limit(int(memory_mb))
     _write(sink, _ANSWER.pack(READY, 0))
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             for item in _frame(source):
-                kind, body = _answer(function, item, json.loads(option), timeout_s)
+                kind, body = _answer(function, item, json.loads(option), float(timeout_s))
                 _write(sink, _ANSWER.pack(kind, len(body)) + body)
 
 
@@ -256,7 +284,3 @@ def _answer(
         return FAILED, b"memory"
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5]))
