@@ -19,7 +19,7 @@ import toolkit
 from toolkit.config.fetch import Fetch
 from toolkit.errors import UserError, WorkError
 from toolkit.fetch.addresses import parse
-from toolkit.fetch.client import DOWN_AFTER, Client, Host, check, sniff
+from toolkit.fetch.client import DOWN_AFTER, Client, Host, check
 from toolkit.fetch.session import agent
 
 URL = "http://a.test/x.jpg"
@@ -546,16 +546,3 @@ def test_check_refuses(options: dict[str, Any], word: str) -> None:
 )
 def test_check_accepts(options: dict[str, Any]) -> None:
     check(SimpleNamespace(fetch=Fetch(**options)))
-
-
-def test_sniff() -> None:
-    heads = [
-        b"\xff\xd8\xff\xdb",
-        b"\x89PNG\r\n\x1a\n",
-        b"GIF89a",
-        b"RIFF\0\0\0\0WEBP",
-        b"RIFF\0\0\0\0WAVE",
-        b"<svg",
-        b"",
-    ]
-    assert [sniff(head) for head in heads] == ["jpg", "png", "gif", "webp", None, None, None]

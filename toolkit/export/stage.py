@@ -14,6 +14,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from toolkit.config.config import canonical
+from toolkit.data.formats import sniff
 from toolkit.data.pair import ID_BYTES, schema
 from toolkit.data.stage import Task
 from toolkit.data.table import build
@@ -31,7 +32,6 @@ PIECE = 1000
 _KEPT = ("id", "url", "text", "caption", "page", "width", "height", "mime", "digest", "bytes")
 _JSON = ("id", "url", "text", "caption", "page", "width", "height")
 _ID = re.compile(f"[0-9a-f]{{{2 * ID_BYTES}}}")
-_MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF87a", "gif"), (b"GIF89a", "gif"))
 
 
 def run(task: Task) -> None:
@@ -102,11 +102,8 @@ def sample(tar: TarWriter, row: Mapping[str, Any], data: bytes) -> int:
 
 
 def extension(data: bytes) -> str:
-    """Return jpg, png, gif or webp as the first bytes tell (servers' Content-Types lie), or else bin."""
-    for magic, name in _MAGIC:
-        if data.startswith(magic):
-            return name
-    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else "bin"
+    """Return jpg, png, gif or webp as the first bytes tell, or else bin."""
+    return sniff(data[:12]) or "bin"
 
 
 def _batches(task: Task, rows: pa.Table, source: IO[bytes], tar: TarWriter) -> Iterator[pa.Table]:

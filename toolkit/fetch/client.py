@@ -23,6 +23,7 @@ import aiohttp
 import uvloop
 
 from toolkit.config.fetch import Fetch
+from toolkit.data.formats import sniff
 from toolkit.errors import UserError
 from toolkit.fetch import optout
 from toolkit.fetch.addresses import DropError, Target, endpoint, parse
@@ -100,17 +101,6 @@ def _contactable(contact: str) -> bool:
 def runner() -> asyncio.Runner:
     """Return an event loop runner on uvloop."""
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
-
-
-def sniff(head: bytes) -> str | None:
-    """Return the file ending of an allowed image format by its first 12 bytes, or None."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return "jpg"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "gif"
-    return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
 
 
 @dataclass

@@ -23,7 +23,7 @@ import pyarrow as pa
 from toolkit.data import table
 from toolkit.data.pair import ID_BYTES, schema
 from toolkit.data.stage import Checkpoint, Stopped, Task
-from toolkit.data.tar import TarWriter, member
+from toolkit.data.tar import DigestError, TarWriter, checked
 from toolkit.errors import WorkError
 from toolkit.fetch import client as network
 from toolkit.fetch.addresses import DropError, parse
@@ -268,9 +268,12 @@ def _add(tar: TarWriter, pair: Mapping[str, str], record: Record, pile: IO[bytes
     """Append one pair's three members; return where the image's bytes begin, or None where there is no image."""
     if record.kind is None or record.start is None or record.bytes is None:
         return None
-    body = member(pile, record.start, record.bytes)
-    if hashlib.blake2b(body, digest_size=ID_BYTES).hexdigest() != record.digest:
-        raise WorkError(f"a checkpoint of fetch holds other bytes for {pair['url']} than were saved; remove it.")
+    try:
+        body = checked(pile, record.start, record.bytes, record.digest)
+    except (EOFError, DigestError) as error:
+        raise WorkError(
+            f"a checkpoint of fetch holds other bytes for {pair['url']} than were saved: {error}"
+        ) from error
     offset = tar.add(f"{pair['id']}.{record.kind}", body)
     tar.add(f"{pair['id']}.txt", pair["caption"].encode())
     facts = {**pair, "digest": record.digest, "mime": record.mime}

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
+from toolkit.data.formats import FORMATS, sniff
 from toolkit.guard import Fault
 
 RGB = npt.NDArray[np.uint8]  # (height, width, 3)
@@ -56,9 +57,10 @@ def decode(data: bytes, max_pixels: int) -> RGB:
 
 def header(data: bytes) -> Header:
     """Read format and size without decoding a pixel; raises Fault "format" or "header"."""
-    name = sniff(data)
-    if name is None:
+    ending = sniff(data)
+    if ending is None:
         raise Fault("format")
+    name = FORMATS[ending]
     try:
         width, height = SIZES[name](data)
     except MemoryError:
@@ -87,19 +89,6 @@ def pixels(data: bytes, head: Header) -> RGB:
     if rgb.shape != (head.height, head.width, 3):
         raise Fault("header")
     return turn(rgb, orientation(exif))
-
-
-def sniff(data: bytes) -> str | None:
-    """Return the format by the first bytes, or None for everything outside the list."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WEBP"
-    return None
 
 
 def orientation(exif: bytes | None) -> int:
