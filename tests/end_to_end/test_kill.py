@@ -25,10 +25,10 @@ def server(crawl: Path) -> Iterator[Server]:
         yield running
 
 
-def work_begins(process: subprocess.Popen[bytes], work: Path) -> bool:
-    """Wait until an attempt's folder appears in work/; False if the command ended first."""
+def work_begins(process: subprocess.Popen[bytes], stage: Path) -> bool:
+    """Wait until the stage has an attempt's folder, or a mark already; False if the command ended first."""
     while process.poll() is None:
-        if work.is_dir() and any(path.is_dir() for path in work.iterdir()):
+        if any(stage.glob("work/*/")) or any(stage.glob("done/*/*.json")):
             return True
         time.sleep(0.002)
     return False
@@ -46,7 +46,7 @@ def test_one_kill_in_each_stage_changes_no_byte(crawl: Path, server: Server, tmp
     killed = []
     for stage in RUN:
         process = start("run", path)
-        if work_begins(process, run / stage.folder / "work"):
+        if work_begins(process, run / stage.folder):
             os.killpg(process.pid, signal.SIGKILL)
             killed.append(stage.name)
         process.wait()
@@ -77,7 +77,7 @@ def children(pid: int) -> list[int]:
 def test_a_killed_worker_costs_one_attempt_and_no_process_is_left(crawl: Path, server: Server, tmp_path: Path) -> None:
     path = config(tmp_path, crawl, server.address)
     process = start("run", path)
-    assert work_begins(process, tmp_path / "run" / "40_image" / "work")
+    assert work_begins(process, tmp_path / "run" / "40_image")
     victim = children(process.pid)[0]
     os.kill(victim, signal.SIGKILL)
     assert process.wait(timeout=120) == 0
@@ -88,7 +88,7 @@ def test_a_killed_worker_costs_one_attempt_and_no_process_is_left(crawl: Path, s
 
 def test_a_killed_head_takes_its_workers_along(crawl: Path, server: Server, tmp_path: Path) -> None:
     process = start("run", config(tmp_path, crawl, server.address))
-    assert work_begins(process, tmp_path / "run" / "40_image" / "work")
+    assert work_begins(process, tmp_path / "run" / "40_image")
     workers = children(process.pid)
     assert workers
     os.kill(process.pid, signal.SIGKILL)
@@ -105,7 +105,7 @@ def test_asked_to_stop_it_stops_says_so_and_goes_on_later(
 ) -> None:
     path = config(tmp_path, crawl, server.address)
     process = start("run", path)
-    assert work_begins(process, tmp_path / "run" / "40_image" / "work")
+    assert work_begins(process, tmp_path / "run" / "40_image")
     os.kill(process.pid, signum)
     assert process.wait(timeout=60) == 1
     danqing("run", path)
