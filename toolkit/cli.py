@@ -310,30 +310,25 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         app(args=[a for a in sys.argv[1:] if a != "--debug"], prog_name="danqing")
-    except (UserError, WorkError) as error:
-        if debug:
-            raise
-        _say(str(error))
-        sys.exit(2 if isinstance(error, UserError) else 1)
-    except OSError as error:
-        if debug:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        _say(
-            f"The system refused: {error.strerror or error}{where}. "
-            "Nothing that was finished is lost; mend the cause and run again."
-        )
-        sys.exit(1)
     except Exception as error:
         if debug:
             raise
-        what = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")
-        _say(f"This is a defect of the toolkit: {what}. Run again with --debug for the trace, and report it.")
-        sys.exit(1)
+        typer.echo(f"danqing: {_told(error)}", err=True)
+        sys.exit(2 if isinstance(error, UserError) else 1)
 
 
-def _say(text: str) -> None:
-    typer.echo(f"danqing: {text}", err=True)
+def _told(error: Exception) -> str:
+    """Return the one paragraph that an error is shown as."""
+    if isinstance(error, UserError | WorkError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return (
+            f"The system refused: {error.strerror or error}{where}. "
+            "Nothing that was finished is lost; mend the cause and run again."
+        )
+    what = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")
+    return f"This is a defect of the toolkit: {what}. Run again with --debug for the trace, and report it."
 
 
 if __name__ == "__main__":

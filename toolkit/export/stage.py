@@ -19,12 +19,9 @@ from toolkit.data.pair import ID_BYTES, schema
 from toolkit.data.stage import Task
 from toolkit.data.table import build
 from toolkit.data.tar import DigestError, TarWriter, checked
-from toolkit.data.verdict import Reject
 from toolkit.errors import UserError, WorkError
 from toolkit.export.card import card
 from toolkit.export.manifest import absent, manifest
-
-STEPS: Mapping[str, Reject] = {}
 
 # Pairs between two reports of progress, which are also the points where a task that is asked to stop stops.
 PIECE = 1000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, Final
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -19,7 +19,6 @@ from toolkit.fetch import client as network
 from toolkit.fetch.addresses import DropError, Target, parse
 from toolkit.fetch.client import Client, Host
 
-STEPS: Final = ()  # drops nothing: fetch does
 PART = 5_000  # hosts
 
 

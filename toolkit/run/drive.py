@@ -97,8 +97,7 @@ class Driver:
         if len(todo) < len(missing):
             self.outcome.waiting.append(f"{stage.name}: {len(missing) - len(todo)} of {len(units)} units")
         # A dataset that is no longer true must not lie there as if it were, even if it can not be made again now.
-        stale = [u for u in missing if stage is run.stages[-1]]
-        for unit in sorted({*todo, *stale}):
+        for unit in missing if stage is run.stages[-1] else todo:
             clear(run, stage, unit)
         if not todo or signals.stopping():
             return

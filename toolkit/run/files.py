@@ -37,10 +37,14 @@ def finish(file: IO[bytes]) -> None:
     file.close()
 
 
-def settle(path: Path) -> None:
-    """Bring a file that somebody else has closed to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def seal(path: Path, file: IO[bytes]) -> tuple[int, str]:
+    """Bring a written file to the disk, whoever closed it; return its size and digest."""
+    if file.closed:
+        with path.open("rb") as again:
+            os.fsync(again.fileno())
+    else:
+        finish(file)
+    return path.stat().st_size, digest(path)
 
 
 def write(path: Path, data: bytes) -> None:

@@ -44,7 +44,8 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     rows_out: int
     """Rows written that no step dropped."""
     living: str = ""
-    """Digest of the rows that no step dropped: their ids, in order, and their captions where the table has them."""
+    """Digest of the ids and captions of the rows that no step dropped, in order; in text, for fetch, and empty
+    elsewhere."""
     drops: dict[str, int] = {}
     """Rows dropped, by step."""
     counts: dict[str, int] = {}
@@ -201,7 +202,7 @@ def publish(layout: Layout, stage: Stage, attempt: Path, mark: Mark) -> None:
         files.sync(winner.parent)
         forward(layout, stage, mark.unit)
         if final.exists():
-            sweep(layout, stage, mark.unit)
+            _empty(layout.work(stage).glob(f"{stem(mark.unit)}.*"))
             return
     raise WorkError(f"{winner} could not be carried to {final} in {_TURNS} turns; is this file system sound?")
 
@@ -245,13 +246,6 @@ def _place(source: Path, target: Path, size: int, final: Path) -> None:
         files.remove(target)  # a left-over without a mark, of a unit that was taken back
     if not target.exists() or target.stat().st_size != size:
         raise WorkError(f"{target} could not be published whole; run `danqing run` again.")
-
-
-def sweep(layout: Layout, stage: Stage, unit: int) -> None:
-    """Remove what is left in work/ of a unit that has its mark."""
-    if not layout.mark(stage, unit).exists():
-        return
-    _empty(layout.work(stage).glob(f"{stem(unit)}.*"))
 
 
 def tidy(layout: Layout, stage: Stage) -> None:

@@ -87,12 +87,7 @@ class Parts:
 
     def _finish(self, part: int, suffix: str, file: IO[bytes]) -> tuple[str, int, str]:
         name = f"{stem(part)}.{self._token}{suffix}"
-        path = self._folder / name
-        if file.closed:
-            files.settle(path)
-        else:
-            files.finish(file)
-        return name, path.stat().st_size, files.digest(path)
+        return name, *files.seal(self._folder / name, file)
 
     def _record(self, part: int) -> Path:
         return self._folder / f"{stem(part)}.json"

@@ -93,6 +93,10 @@ class Run:
         """Return how many units a stage has, with its closing unit."""
         return self.units(stage) + (stage.close is not None)
 
+    def closing(self, stage: Stage, unit: int) -> bool:
+        """Return whether this is a stage's closing unit."""
+        return stage.close is not None and unit == self.units(stage)
+
     def unit_of(self, stage: Stage, shard: int) -> int:
         """Return the unit that writes the files of a shard (or, in reduce stages, of a unit)."""
         return {"dedup": self.batch(shard), "merge": 0}.get(stage.name, shard)
@@ -120,7 +124,7 @@ class Run:
 
     def input_digests(self, stage: Stage, unit: int) -> dict[str, str] | None:
         """Return the digests of what a unit is made of, or None while something is missing or stale."""
-        if stage.close is not None and unit == self.units(stage):
+        if self.closing(stage, unit):
             found = self._all(stage)
             return None if found is None else {stage.name: found}
         digests: dict[str, str] = {}
@@ -247,8 +251,8 @@ def look(config: Config) -> Run:
     config, inputs = resolve(config)
     layout = Layout(Path(config.run_dir).absolute())
     name = digest(config, inputs)
-    if layout.run_yaml.exists() and open_run(layout.root).digest != name:
-        raise UserError(_other(open_run(layout.root), config, inputs, name))
+    if layout.run_yaml.exists() and (there := open_run(layout.root)).digest != name:
+        raise UserError(_other(there, config, inputs, name))
     return Run(layout, config, name, math.ceil(len(inputs) / config.input.files_per_shard), inputs)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from toolkit.data import table
+from toolkit.data import pair, table
 from toolkit.data.stage import Stage
 from toolkit.data.verdict import alive
 from toolkit.errors import WorkError
@@ -30,6 +31,15 @@ def read(run: Run, stage: Stage, unit: int, columns: Sequence[str] | None = None
         ) from error
 
 
+def repeated(paths: Iterable[Path], shard: int) -> pa.Table:
+    """Return what the stage unique dropped of one shard, from the tables of its parts."""
+    found = [pair.schema("unique").empty_table()]
+    for path in paths:
+        with path.open("rb") as file:
+            found.append(table.find(file, "shard", pa.array([shard], pa.int32())))
+    return pa.concat_tables(found)
+
+
 class Shard:
     """One shard of a run."""
 
@@ -47,12 +57,8 @@ class Shard:
         """Return what the stage unique dropped of this shard: its table's columns."""
         if self._repeated is None:
             stage = BY_NAME["unique"]
-            paths = [self.run.layout.file(stage, relative(u, ".parquet")) for u in sorted(self.run.marks(stage))]
-            found = []
-            for path in paths:
-                with path.open("rb") as file:
-                    found.append(table.find(file, "shard", pa.array([self.number], pa.int32())))
-            self._repeated = pa.concat_tables(found) if found else pa.table({"row": pa.array([], pa.int32())})
+            paths = (self.run.layout.file(stage, relative(part, ".parquet")) for part in self.run.marks(stage))
+            self._repeated = repeated(paths, self.number)
         return self._repeated
 
     def living(self, stage: Stage, found: pa.Table) -> npt.NDArray[np.int64]:

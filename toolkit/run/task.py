@@ -25,7 +25,7 @@ from toolkit.config.config import canonical
 from toolkit.data import pair, table
 from toolkit.data.stage import FunnelRow, Output, Stage, Stopped, stem
 from toolkit.errors import WorkError
-from toolkit.recipe import BY_NAME, REWRITES
+from toolkit.recipe import BY_NAME, REWRITES, STAGES
 from toolkit.run import clock, files, signals
 from toolkit.run.funnel import funnel
 from toolkit.run.layout import relative
@@ -33,6 +33,7 @@ from toolkit.run.ledger import Mark, check_output, chosen, publish, read_mark
 from toolkit.run.parts import Parts
 from toolkit.run.rows import gather
 from toolkit.run.run import Run
+from toolkit.run.tables import repeated
 
 # Damage that is named in a mark; beyond that it is only counted, so that a mark stays small.
 NAMED = 100
@@ -52,7 +53,7 @@ class Books:
     damage: list[tuple[str, str]] = field(default_factory=list)
     opened: dict[str, IO[bytes]] = field(default_factory=dict)
     rows_of: dict[str, int] = field(default_factory=dict)
-    living: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+    living: Any = None  # a hash of the rows that no step drops, where a later stage asks for it
 
     def create(self, path: str) -> IO[bytes]:
         """Open a new output, `path` being its name below data/."""
@@ -68,26 +69,20 @@ class Books:
             for step, rows in zip(*_counts(dropped), strict=True):
                 self.drops[step] += rows
             self.rows_out += part.num_rows - len(dropped) + dropped.null_count
-            if "id" in part.column_names:
-                self._note(part.filter(pc.is_null(dropped)) if len(dropped) else part)
+            if self.living is not None:
+                self._note(part.filter(pc.is_null(part["dropped"])))
             yield part
 
     def _note(self, rows: pa.Table) -> None:
         """Add rows to the digest of those that live."""
-        names = [name for name in ("id", "caption") if name in rows.column_names]
-        for row in zip(*(rows[name].to_pylist() for name in names), strict=True):
+        for row in zip(rows["id"].to_pylist(), rows["caption"].to_pylist(), strict=True):
             self.living.update(canonical(row) + b"\n")
 
     def finish(self) -> list[Output]:
         """Bring every output to the disk and return their sizes and digests."""
         outputs = []
         for path, file in sorted(self.opened.items()):
-            aside = self.folder / Path(path).name
-            if file.closed:
-                files.settle(aside)
-            else:
-                files.finish(file)
-            size, digest = aside.stat().st_size, files.digest(aside)
+            size, digest = files.seal(self.folder / Path(path).name, file)
             outputs.append(Output(path=path, bytes=size, digest=digest, rows=self.rows_of.get(path)))
         return outputs
 
@@ -170,6 +165,8 @@ class RunTask(BaseTask):
         super().__init__(stage, unit, run.config, folder, run.parts)
         self.run = run
         self.inputs = inputs
+        if any(stage.name in later.after for later in STAGES if later.rows_only):
+            self.books.living = hashlib.blake2b(digest_size=16)
         self._checked: set[str] = set()
 
     def shards(self) -> Sequence[int]:
@@ -265,12 +262,8 @@ class ShardTables:
     def duplicates(self) -> npt.NDArray[np.int64]:
         """Return the source rows of this shard that unique drops."""
         unique = BY_NAME["unique"]
-        rows = []
-        for part in range(self.task.parts):
-            with self.task.path(unique, part, ".parquet", checked=False).open("rb") as file:
-                found = table.find(file, "shard", pa.array([self.shard], pa.int32()))
-            rows.append(found["row"].to_numpy())
-        return np.sort(np.concatenate(rows)).astype(np.int64)
+        paths = (self.task.path(unique, part, ".parquet", checked=False) for part in range(self.task.parts))
+        return np.sort(repeated(paths, self.shard)["row"].to_numpy()).astype(np.int64)
 
 
 def entry_point(name: str) -> Callable[[Any], None]:
@@ -308,8 +301,7 @@ def attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None]
 def _work(run: Run, task: RunTask) -> None:
     stage, folder = task.stage, task.books.folder
     started, begin = clock.now(), clock.ticks()
-    closing = stage.close is not None and task.unit == run.units(stage)
-    entry_point(stage.close if closing and stage.close else stage.run)(task)
+    entry_point(stage.close if stage.close and run.closing(stage, task.unit) else stage.run)(task)
     outputs = task.books.finish()
     facts = {"host": socket.gethostname(), "attempt": folder.name, "started": started, "toolkit": toolkit.__version__}
     mark = _mark(task, outputs, facts | {"seconds": round(clock.ticks() - begin, 3)})
@@ -326,7 +318,7 @@ def _mark(task: RunTask, outputs: list[Output], facts: dict[str, Any]) -> Mark:
         inputs=task.inputs,
         rows_in=books.rows_in,
         rows_out=books.rows_out,
-        living=books.living.hexdigest(),
+        living=books.living.hexdigest() if books.living is not None else "",
         drops=dict(sorted(books.drops.items())),
         counts=dict(sorted(books.counts.items())),
         tallies=dict(sorted(books.tallies.items())),

@@ -8,7 +8,6 @@ published pair.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import pyarrow as pa
 
 from toolkit.data import pair
 from toolkit.data.stage import Kind, Stage, stem
-from toolkit.data.tar import member
+from toolkit.data.tar import DigestError, checked
 from toolkit.data.verdict import alive
 from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME
@@ -128,7 +127,7 @@ def _content(run: Run, stage: Stage, unit: int, sound: Mapping[str, set[int]]) -
 
 
 def _table_shards(run: Run, stage: Stage, unit: int) -> list[int]:
-    if stage.kind is Kind.REDUCE or unit == run.units(stage):
+    if stage.kind is Kind.REDUCE or run.closing(stage, unit):
         return []
     return list(run.shards_of(stage, unit))
 
@@ -158,8 +157,9 @@ def _tar(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
     digests, ids = found["digest"].to_pylist(), found["id"].to_pylist()
     with run.layout.file(stage, relative(unit, ".tar")).open("rb") as tar:
         for row in rows:
-            body = member(tar, offsets[row], sizes[row])
-            if hashlib.blake2b(body, digest_size=16).hexdigest() != digests[row]:
+            try:
+                checked(tar, offsets[row], sizes[row], digests[row])
+            except DigestError:
                 yield Problem(stage.name, unit, f"the image of {ids[row]} is not the one that was fetched", "damaged")
 
 

@@ -6,7 +6,7 @@ pair, never an object a row. It writes the dropped rows only, sorted by shard an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,9 @@ import pyarrow.compute as pc
 
 from toolkit.data.pair import ID_BYTES, schema
 from toolkit.data.table import ROW_GROUP, build
-from toolkit.data.verdict import Reject
 
-# Empty: whether a pair is the first of its id is a fact about all pairs and not a function of its own columns, so
-# there is nothing to decide again. The stage's one step is named by STEP.
-STEPS: Mapping[str, Reject] = {}
+# No mapping of reject functions as in other stages: whether a pair is the first of its id is a fact about all pairs and
+# not a function of its own columns.
 STEP = "source.duplicate"
 
 # Bits of the id that choose its part, so at most 4,096 parts.
