@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toolkit.data.stage import Kind, Stage
+from toolkit.dedup.join import flops
+from toolkit.embed.encoder import load
 from toolkit.run.executors import processors
 from toolkit.run.run import Run
 
 # Kept raw pairs in a byte of compressed WAT and WARC: cc2dataset's 60k pairs a WAT of 357 MiB, and the same pages'
 # WARC of 999 MiB (docs/benchmarks.md); a table has about 150 bytes a row.
 PAIRS_PER_BYTE = {"wat": 60_000 / 374e6, "warc": 60_000 / 1048e6, "table": 1 / 150}
-# Rows a second of one core, and bytes a row written.
+# Rows a second of one core, and bytes a row written; joins, which grow with the square of their rows, have their own rate.
 RATES = {
     "source": (20_000, 120),
     "unique": (1_000_000, 8),
@@ -27,11 +29,13 @@ RATES = {
     "fetch": (100, 96_000),
     "image": (400, 60),
     "embed": (300, 3_500),
-    "dedup": (10_000, 40),
+    "dedup": (None, 40),
     "align": (50_000, 24),
-    "merge": (10_000, 40),
+    "merge": (None, 40),
     "export": (2_000, 96_000),
 }
+# Floating point operations a second of one core in the exact join (docs/benchmarks.md, 153e9 on two).
+JOIN_RATE = 75e9
 # Share of a stage's input rows that it leaves (paper, Table 6; unique has no row there).
 LEFT = {"source": 0.674, "text": 0.836, "fetch": 0.673, "image": 0.797, "dedup": 0.588, "align": 0.864, "merge": 0.647}
 
@@ -77,6 +81,7 @@ def _known_rows(run: Run, stage: Stage) -> float | None:
 
 def _row(run: Run, stage: Stage, rows: int) -> StagePlan:
     rate, size = RATES[stage.name]
+    seconds = _join_seconds(run, stage, rows) if rate is None else rows / rate
     units, done = run.all_units(stage), len(run.marks(stage))
     return StagePlan(
         stage=stage.name,
@@ -85,8 +90,16 @@ def _row(run: Run, stage: Stage, rows: int) -> StagePlan:
         done=done,
         rows=rows,
         gigabytes=round(rows * size / 1e9, 3),
-        core_hours=round(rows / rate / 3600 * (units - done) / max(units, 1), 3),
+        core_hours=round(seconds / 3600 * (units - done) / max(units, 1), 3),
     )
+
+
+def _join_seconds(run: Run, stage: Stage, rows: int) -> float:
+    """Return the seconds of one core for joining all rows with each other, inside batches of equal size."""
+    if run.config.dedup.scope == {"dedup": "global", "merge": "batch"}[stage.name]:
+        return 0.0
+    batches = run.units(stage)
+    return batches * flops(rows // batches, load(run.config.embed).dim) / JOIN_RATE
 
 
 def tree(run: Run, rows: list[StagePlan]) -> dict[str, Any]:
