@@ -19,7 +19,7 @@ from toolkit.run.run import Run
 # Kept raw pairs in a byte of compressed WAT and WARC: cc2dataset's 60k pairs a WAT of 357 MiB, and the same pages'
 # WARC of 999 MiB (docs/benchmarks.md); a table has about 150 bytes a row.
 PAIRS_PER_BYTE = {"wat": 60_000 / 374e6, "warc": 60_000 / 1048e6, "table": 1 / 150}
-# Rows a second of one core, and bytes a row written; joins, which grow with the square of their rows, have their own rate.
+# Rows a second of one core, and bytes a row written. Joins grow with the square of their rows: JOIN_RATE.
 RATES = {
     "source": (20_000, 120),
     "unique": (1_000_000, 8),
