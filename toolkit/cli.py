@@ -31,6 +31,7 @@ RunPath = Annotated[str, typer.Argument(metavar="RUN", help="Run folder.", show_
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one option; repeatable.", show_default=False)
 ]
+Until = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (schemas in docs/formats.md).")]
 
 
@@ -50,30 +51,63 @@ def options(
 def run(
     config: ConfigPath,
     sets: Sets = None,
-    executor: Annotated[str | None, typer.Option(help="inline or local; overrides executor.kind.")] = None,
-    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    executor: Annotated[str | None, typer.Option(help="inline, local or slurm; overrides executor.kind.")] = None,
+    until: Until = None,
+    wait: Annotated[bool, typer.Option("--wait", help="With slurm: end when the jobs have ended.")] = False,
 ) -> None:
-    """Run the pipeline, or go on with it: what is done is not done again."""
-    _drive(_load(config, [*(sets or []), *([f"executor.kind={executor}"] if executor else [])]), until)
+    """Run the pipeline, or go on with it: what is done is not done again. With slurm: submit it."""
+    _drive(_load(config, [*(sets or []), *([f"executor.kind={executor}"] if executor else [])]), until, wait)
 
 
-def _drive(config: Any, until: str | None) -> Any:
+def _drive(config: Any, until: str | None, wait: bool = True) -> Any:
     """Create or continue a run and bring it as far as it goes; return it."""
     from toolkit.run.run import create
 
     _check(config)
     opened = create(config)
-    _finish(opened, until)
+    _finish(opened, until, wait)
     return opened
 
 
-def _finish(opened: Any, until: str | None) -> None:
+def _finish(opened: Any, until: str | None, wait: bool = True) -> None:
+    """Bring a run that this process holds as far as it goes, here or by jobs."""
+    if until is not None:
+        _stage_of(opened, until)
+    if opened.config.executor.kind == "slurm":
+        _submit(opened, until, wait)
+    else:
+        _work(opened, until)
+
+
+def _submit(opened: Any, until: str | None, wait: bool) -> None:
+    from toolkit.report.display import step_lines
+    from toolkit.run import advance
+
+    opened.free()
+    advance.resume(opened)
+    step = advance.hold(opened, until)
+    for line in step_lines(opened, step):
+        typer.echo(line)
+    if wait and not step.ended:
+        step = advance.finish(opened, until)
+        for line in step_lines(opened, step):
+            typer.echo(line)
+    _ended(step)
+
+
+def _ended(step: Any) -> None:
+    """End with 1 where a run on a cluster is as far as it goes and not complete."""
+    if step.cancelled:
+        raise WorkError(f"The run was called back: {step.cancelled}. Run the same command again to go on.")
+    if step.ended and not step.outcome.complete:
+        raise WorkError(_incomplete(step.outcome))
+
+
+def _work(opened: Any, until: str | None) -> None:
     from toolkit.report.display import display
     from toolkit.run import signals
     from toolkit.run.drive import drive
 
-    if until is not None:
-        _stage_of(opened, until)
     signals.reset()
     signals.listen(signals.INTERRUPT)
     outcome = drive(opened, show := display(opened), until)
@@ -222,20 +256,62 @@ def task(
     units: Annotated[
         str, typer.Option("--units", help="Units, e.g. 0-99,120; the default is all that are missing.")
     ] = "",
+    part: Annotated[str, typer.Option("--part", metavar="I/N", help="Of these, part I of N, counted from 0.")] = "0/1",
 ) -> None:
-    """Run units of one stage in this process: what a job runs."""
-    from toolkit.report.display import Lines
-    from toolkit.run import signals
-    from toolkit.run.drive import work
+    """Try units of one stage once each, in this process: what a job runs."""
+    from toolkit.report.display import Log
+    from toolkit.run import job, signals
     from toolkit.run.run import open_run
 
     opened = open_run(run_folder)
     stage = _stage_of(opened, name)
+    chosen = job.part(job.numbers(units, opened.all_units(stage)), part)
     signals.reset()
     signals.listen(signals.INTERRUPT)
-    outcome = work(opened, stage, units, Lines(opened))
-    if not outcome.complete or signals.stopping():
+    outcome = job.work(opened, stage, chosen, Log(opened))
+    for line in job.leave(opened) if outcome.stopped else ():
+        typer.echo(line)
+    if not outcome.complete:
         raise WorkError(_incomplete(outcome))
+
+
+@app.command()
+def advance(run_folder: RunPath, until: Until = None) -> None:
+    """Submit what comes next in a run on a cluster: what the small job behind each stage runs."""
+    from toolkit.report.display import step_lines
+    from toolkit.run import advance as steps
+    from toolkit.run.run import open_run
+
+    opened = open_run(run_folder)
+    step = steps.patient(opened, until)
+    for line in step_lines(opened, step):
+        typer.echo(line)
+    _ended(step)
+
+
+@app.command()
+def retry(
+    run_folder: RunPath,
+    until: Until = None,
+    wait: Annotated[bool, typer.Option("--wait", help="With slurm: end when the jobs have ended.")] = False,
+) -> None:
+    """Give what was set aside its attempts anew, after its cause was mended, and go on with the run."""
+    from toolkit.run.run import open_run
+
+    opened = open_run(run_folder)
+    _check(opened.config)
+    opened.hold()
+    _finish(opened, until, wait)
+
+
+@app.command()
+def cancel(run_folder: RunPath) -> None:
+    """Call back all jobs of a run on a cluster; what is finished is kept, `danqing run` goes on."""
+    from toolkit.run import advance as steps
+    from toolkit.run.run import open_run
+
+    numbers = steps.cancel(open_run(run_folder))
+    typer.echo(f"called back: {', '.join(map(str, numbers))}" if numbers else "no job of this run waits or runs")
 
 
 @app.command()

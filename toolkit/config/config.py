@@ -89,8 +89,10 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
             f"{path} is the record that a run keeps of itself, not a configuration; give the configuration that the "
             "run was started with, or copy what stands under `config:` to a file of its own and set run_dir there."
         )
+    _include_site(tree)
     for override in overrides:
         _assign(tree, override)
+    _include_site(tree)
     return check(tree, path)
 
 
@@ -123,6 +125,13 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return tree
     return _merge(_read(path.parent / str(base), (*seen, path)), tree)
+
+
+def _include_site(tree: dict[str, Any]) -> None:
+    """Put the options of the site's file where its path stands: jobs read them from the run folder alone."""
+    executor = tree.get("executor")
+    if isinstance(executor, dict) and isinstance(executor.get("site"), str):
+        tree["executor"] = executor | {"site": _read(Path(executor["site"]), seen=())}
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

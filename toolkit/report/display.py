@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from toolkit.data.stage import Kind, Stage, stem
-from toolkit.run import clock
+from toolkit.recipe import BY_NAME
+from toolkit.run import clock, scheduler
 from toolkit.run.drive import Outcome
 from toolkit.run.funnel import funnel, tree
 from toolkit.run.run import Run
@@ -66,8 +70,23 @@ class Lines:
 
     def close(self, run: Run, outcome: Outcome) -> None:
         """Print the funnel and where the dataset lies."""
-        for line in summary(run, outcome, clock.ticks() - self._start):
+        for line in summary(run, outcome, f" ({clock.ticks() - self._start:.1f} s)"):
             print(line, flush=True)
+
+
+class Log(Lines):
+    """The log of a job: whose it is, and what failed; who tries again is decided elsewhere."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        again = os.environ.get("SLURM_RESTART_COUNT", "0")
+        host, element = os.environ.get("SLURMD_NODENAME", socket.gethostname()), scheduler.element()
+        if element is not None:
+            print(f"{clock.now()} task {element} on {host}, started again {again} times", flush=True)
+
+    def failed(self, stage: Stage, unit: int, reason: str, last: bool) -> None:
+        """Name a failed attempt."""
+        print(f"{clock.now()} {stage.name} {stem(unit)} failed: {reason}", flush=True)
 
 
 class Bars:
@@ -113,18 +132,18 @@ class Bars:
     def close(self, run: Run, outcome: Outcome) -> None:
         """Print the funnel and where the dataset lies."""
         self._progress.stop()
-        for line in summary(run, outcome, clock.ticks() - self._start):
+        for line in summary(run, outcome, f" ({clock.ticks() - self._start:.1f} s)"):
             self._console.print(line, markup=False)
 
 
-def summary(run: Run, outcome: Outcome, seconds: float) -> Iterator[str]:
+def summary(run: Run, outcome: Outcome, took: str = "") -> Iterator[str]:
     """Return the last lines of a run."""
     yield from funnel_lines(tree(funnel(run)))
     damages = sum(e.mark.damages for s in run.stages for e in run.marks(s).values())
     if damages:
         yield f"{damages} damaged records or files were passed over; `danqing status {run.layout.root}` names them."
     if outcome.complete and run.complete(run.stages[-1]):
-        yield f"The dataset is in {run.layout.data(run.stages[-1])} ({seconds:.1f} s)."
+        yield f"The dataset is in {run.layout.data(run.stages[-1])}{took}."
         yield f"Next: danqing verify {run.layout.root}"
 
 
@@ -189,6 +208,22 @@ def plan_lines(state: dict[str, Any]) -> Iterator[str]:
     gigabytes, core_hours, hours = state["gigabytes"], state["core_hours"], state["hours"]
     yield f"about {gigabytes:,.2f} GB on disk, {core_hours:,.2f} core-hours, {hours:,.2f} hours"
     yield "Rows of stages that have not run, and all hours, are estimates: the paper's shares, this toolkit's rates."
+
+
+def step_lines(run: Run, step: Any) -> Iterator[str]:
+    """Return what one step of a run on a cluster found and did."""
+    for record in step.submitted:
+        if record.stage in BY_NAME:
+            yield f"{record.stage}: {len(record.all()):,} units in {record.tasks:,} tasks, job {record.job}"
+        else:
+            yield f"job {record.job} goes on with the run when they have ended; you may log out"
+    moving = sorted({m.job for m in step.moving})
+    if moving:
+        yield f"under way already: {len(moving)} jobs, {', '.join(map(str, moving[:10]))}"
+    if step.ended:
+        yield from summary(run, step.outcome)
+    elif step.submitted or moving:
+        yield f"Follow it: danqing status {shlex.quote(str(run.layout.root))}"
 
 
 def stage_lines(task: Any) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Drive a run from stage to stage: what is done is skipped, what is stale is taken back, what fails is tried again.
 
-This is the head of `danqing run` for the executors inline and local; it may be killed and started again at any time.
+This is the head of `danqing run` for the executors inline and local, and the inside of every job (`work`); it may be
+killed and started again at any time. Between jobs on a cluster advance.py decides, by the same rules.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from toolkit.data.stage import Kind, Stage, stem
-from toolkit.errors import UserError
 from toolkit.recipe import BY_NAME
 from toolkit.run import files, signals
-from toolkit.run.executors import EXECUTORS, Event, Execute, inline
+from toolkit.run.executors import EXECUTORS, Event, Execute
+from toolkit.run.failures import forgive
 from toolkit.run.funnel import funnel, tree
 from toolkit.run.ledger import forward, tidy
 from toolkit.run.run import Run
@@ -42,11 +43,13 @@ class Display(Protocol):
 
 @dataclass
 class Outcome:
-    """How a run ended: what is set aside with its reason, what had to wait for it, whether it was asked to stop."""
+    """How work ended: what failed with its reason, what had to wait for it, whether it was asked to stop."""
 
     aside: dict[tuple[str, int], str] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
     stopped: bool = False
+    done: int = 0
+    given_up: list[int] = field(default_factory=list)  # units at work when the process was asked to stop
 
     @property
     def complete(self) -> bool:
@@ -56,19 +59,45 @@ class Outcome:
 
 def drive(run: Run, display: Display, until: str | None = None) -> Outcome:
     """Run every stage up to `until`, of a run that this process holds."""
-    chosen = run.stages if until is None else run.stages[: run.stages.index(BY_NAME[until]) + 1]
+    chosen = stages_until(run, until)
+    forgive(run)
     with EXECUTORS[run.config.executor.kind](run) as execute:
-        driver = Driver(run, execute, display)
+        driver = Driver(run, execute, display, run.config.executor.retries)
         for stage in chosen:
             driver.stage(stage)
-            if run.complete(stage):
-                tidy(run.layout, stage)
-                run.ledger.fold(stage)
-            files.replace(run.layout.funnel, json.dumps(tree(funnel(run)), indent=1).encode())
+            settle(run, stage)
             if signals.stopping():
                 break
     driver.outcome.stopped = signals.stopping() and not all(run.complete(stage) for stage in chosen)
     return driver.outcome
+
+
+def stages_until(run: Run, until: str | None) -> tuple[Stage, ...]:
+    """Return the stages of a run up to one of them, or all."""
+    return run.stages if until is None else run.stages[: run.stages.index(BY_NAME[until]) + 1]
+
+
+def settle(run: Run, stage: Stage) -> None:
+    """Put a stage's books in order after it went as far as it could: its marks folded, the funnel written."""
+    if run.complete(stage):
+        tidy(run.layout, stage)
+        run.ledger.fold(stage)
+    files.replace(run.layout.funnel, json.dumps(tree(funnel(run)), indent=1).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """Units of a stage that have no valid mark, and those of them whose input is there."""
+
+    missing: list[int]
+    todo: list[int]
+
+
+def wave(run: Run, stage: Stage, units: Sequence[int]) -> Wave:
+    """Return what is to be done of some units of a stage."""
+    run.ledger.entries(stage)
+    missing = [u for u in units if run.valid(stage, u) is None]
+    return Wave(missing, [u for u in missing if run.ready(stage, u)])
 
 
 @dataclass
@@ -78,6 +107,7 @@ class Driver:
     run: Run
     execute: Execute
     display: Display
+    retries: int
     outcome: Outcome = field(default_factory=Outcome)
 
     def stage(self, stage: Stage, units: Sequence[int] | None = None) -> None:
@@ -90,10 +120,8 @@ class Driver:
 
     def wave(self, stage: Stage, units: Sequence[int]) -> None:
         """Do the units that are missing or stale and whose input is there."""
-        run = self.run
-        run.ledger.entries(stage)
-        missing = [u for u in units if run.valid(stage, u) is None]
-        todo = [u for u in missing if run.ready(stage, u)]
+        run, found = self.run, wave(self.run, stage, units)
+        missing, todo = found.missing, found.todo
         if len(todo) < len(missing):
             self.outcome.waiting.append(f"{stage.name}: {len(missing) - len(todo)} of {len(units)} units")
         # A dataset that is no longer true must not lie there as if it were, even if it can not be made again now.
@@ -122,7 +150,7 @@ class Driver:
 
     def give_up(self, stage: Stage, event: Event, failures: int) -> bool:
         """Show a failed attempt; return whether its unit is set aside."""
-        last = failures > self.run.config.executor.retries
+        last = failures > self.retries
         self.display.failed(stage, event.unit, event.text, last)
         if last:
             self.outcome.aside[stage.name, event.unit] = event.text
@@ -132,7 +160,10 @@ class Driver:
         """Take good news."""
         if event.kind == "rows":
             self.display.rows(stage, event.rows)
+        elif event.kind == "stopped":
+            self.outcome.given_up.append(event.unit)
         elif event.kind == "done":
+            self.outcome.done += 1
             self.run.add(stage, event.unit)
             files.remove(self.run.layout.failure(stage, event.unit))
             self.display.unit(stage)
@@ -144,7 +175,6 @@ def clear(run: Run, stage: Stage, unit: int) -> None:
     run.forget_unit(stage, unit)
     if run.valid(stage, unit) is None:
         run.retract(stage, unit)
-    files.remove(run.layout.failure(stage, unit))
     for path in run.layout.work(stage).glob(f"{stem(unit)}.*"):
         if path.is_dir() and files.dead(path.name.partition(".")[2]):
             files.clear(path)
@@ -158,28 +188,3 @@ def _input_rows(run: Run, stage: Stage, todo: list[int]) -> int:
     if stage.kind is Kind.MAP and len(entries) == run.shards:
         return sum(entries[u].mark.rows_out for u in todo if u in entries)
     return sum(e.mark.rows_out for e in entries.values())
-
-
-def work(run: Run, stage: Stage, units: str, display: Display) -> Outcome:
-    """Run units of one stage in this process, those that are missing and can run."""
-    with inline(run) as execute:
-        driver = Driver(run, execute, display)
-        driver.stage(stage, _numbers(units, run.all_units(stage)))
-    return driver.outcome
-
-
-def _numbers(text: str, units: int) -> list[int]:
-    """Return the units that "0-99,120" names, or all where it is empty."""
-    if not text:
-        return list(range(units))
-    chosen: set[int] = set()
-    for part in text.split(","):
-        low, dash, high = part.partition("-")
-        try:
-            first, last = int(low), int(high if dash else low)
-        except ValueError as error:
-            raise UserError(f"--units {text}: expected numbers and ranges, for instance 0-99,120.") from error
-        if not 0 <= first <= last < units:
-            raise UserError(f"--units {text}: {part} is not a range within 0-{units - 1}, the units of this stage.")
-        chosen.update(range(first, last + 1))
-    return sorted(chosen)

@@ -7,11 +7,9 @@ ledger does. A worker that dies costs the unit that it was doing one attempt, an
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import signal
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -21,9 +19,9 @@ from pathlib import Path
 from typing import Literal
 
 from toolkit.data.stage import Stage, Stopped
-from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME
-from toolkit.run import clock, files, signals
+from toolkit.run import signals
+from toolkit.run.failures import note
 from toolkit.run.ledger import read_mark
 from toolkit.run.run import Run, open_run
 from toolkit.run.task import attempt
@@ -76,30 +74,15 @@ def _attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None
     return Event("done", unit)
 
 
-def note(run: Run, stage: Stage, unit: int, error: BaseException | str) -> str:
-    """Write why an attempt failed to the stage's logs and return the reason in one line."""
-    if isinstance(error, str):
-        reason, trace = error, ""
-    else:
-        name = "" if isinstance(error, WorkError) else f"{type(error).__name__}: "
-        reason, trace = name + " ".join(str(error).split()), "".join(traceback.format_exception(error))
-    record = {"unit": unit, "time": clock.now(), "reason": reason, "trace": trace}
-    try:
-        files.make(run.layout.logs(stage))
-        files.replace(run.layout.failure(stage, unit), json.dumps(record, ensure_ascii=False, indent=1).encode())
-    except OSError:
-        pass  # a full disk is the likely reason of the failure itself; the reason still reaches the terminal
-    return reason
-
-
 @contextmanager
-def local(run: Run) -> Iterator[Execute]:
+def local(run: Run, workers: int | None = None) -> Iterator[Execute]:
     """Run units in worker processes that live as long as the run, each unit in whichever worker is free."""
     pool: list[Worker] = []
+    most = workers or run.config.executor.workers or processors()
 
     def execute(stage: Stage, units: Sequence[int]) -> Iterator[Event]:
         todo = deque(units)
-        wanted = min(run.config.executor.workers or processors(), len(todo))
+        wanted = min(most, len(todo))
         while todo or any(w.unit is not None for w in pool):
             pool[:] = [w for w in pool if w.usable]
             pool.extend(Worker(run.layout.root) for _ in range(wanted - len(pool) if todo else 0))

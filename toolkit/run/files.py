@@ -120,6 +120,12 @@ def make(folder: Path) -> Path:
     return folder
 
 
+def private(folder: Path) -> Path:
+    """Make a folder that nobody else may enter: what lies in it is run."""
+    make(folder).chmod(0o700)
+    return folder
+
+
 def remove(path: Path) -> None:
     """Remove a file; nothing happens where there is none."""
     path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ RUN/30_fetch/done/000/000012.json       the mark, written last
 RUN/30_fetch/done.parquet               the marks of a finished stage, folded
 RUN/30_fetch/work/000012.<attempt>/     everything unfinished
 RUN/30_fetch/logs/
+RUN/jobs/                               what was submitted to a scheduler
 """
 
 from __future__ import annotations
@@ -50,6 +51,20 @@ class Layout:
         return self.root / ".lock"
 
     @property
+    def jobs(self) -> Path:
+        """What was submitted to a scheduler: the scripts, and a record of each; open to nobody else."""
+        return self.root / "jobs"
+
+    def job(self, number: int) -> Path:
+        """The record of one submitted job or array."""
+        return self.jobs / f"{number}.json"
+
+    @property
+    def cancelled(self) -> Path:
+        """Its presence says that the user called the jobs of this run back."""
+        return self.jobs / "cancelled"
+
+    @property
     def funnel(self) -> Path:
         """The funnel as JSON."""
         return self.root / "funnel.json"
@@ -72,7 +87,7 @@ class Layout:
         return self.stage(stage) / "work"
 
     def logs(self, stage: Stage) -> Path:
-        """What failed attempts said."""
+        """What failed attempts and jobs said."""
         return self.stage(stage) / "logs"
 
     def file(self, stage: Stage, path: str) -> Path:

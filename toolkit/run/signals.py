@@ -12,24 +12,29 @@ from types import FrameType
 
 INTERRUPT = signal.SIGINT  # Ctrl-C
 _PR_SET_PDEATHSIG = 1
-_asked = False
+_asked: int | None = None
 
 
 def stopping() -> bool:
     """Return whether this process was asked to stop."""
+    return _asked is not None
+
+
+def by() -> int | None:
+    """Return the signal that first asked this process to stop (0: no signal did); None while nobody asked."""
     return _asked
 
 
 def ask(signum: int = 0, frame: FrameType | None = None) -> None:
     """Ask this process to stop at its next safe point."""
     global _asked  # noqa: PLW0603 (a signal handler has nothing else to write to)
-    _asked = True
+    _asked = signum if _asked is None else _asked
 
 
 def reset() -> None:
     """Forget an earlier request."""
     global _asked  # noqa: PLW0603
-    _asked = False
+    _asked = None
 
 
 def listen(*extra: signal.Signals) -> None:
