@@ -114,6 +114,7 @@ STAGES: tuple[Stage, ...] = (
         steps=("dedup.batch",),
         after=("embed",),
         version=1,
+        checkpoints=True,
     ),
     Stage(
         name="align",
@@ -132,6 +133,7 @@ STAGES: tuple[Stage, ...] = (
         steps=("merge.global",),
         after=("embed", "dedup", "align"),
         version=1,
+        checkpoints=True,
     ),
     Stage(
         name="export",
@@ -144,6 +146,22 @@ STAGES: tuple[Stage, ...] = (
         close="toolkit.export.stage:close",
     ),
 )
+
+# What each stage's data is still good for when the run is finished (`danqing clean`).
+USES = {
+    "source": "why, and the report's samples, for pairs that the source steps dropped",
+    "unique": "why for pairs that stand twice in the crawl",
+    "words": "texts measured again with other options",
+    "text": "why, and the report's samples, for pairs that the text steps dropped",
+    "hosts": "why for pairs of hosts that did not answer or did not want us",
+    "fetch": "the images that later steps dropped; without them nothing can be measured or embedded again",
+    "image": "why, and the report's samples, for images that the image steps dropped",
+    "embed": "deduplication or alignment again, with other thresholds or against a later crawl",
+    "dedup": "why for pairs dropped as near-duplicates inside a batch",
+    "align": "why for pairs outside of the alignment band",
+    "merge": "why for pairs dropped as near-duplicates over all batches",
+    "export": "the dataset itself",
+}
 
 # Steps that rewrite and drop nothing.
 REWRITES = ("text.simplified", "text.symbols")

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import math
+import queue
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+
+from toolkit.data.world import ALONE
+from toolkit.dedup import join
+from toolkit.dedup.ledger import Ledger
+from toolkit.dedup.ring import components
+from toolkit.dedup.share import Share
+from toolkit.dedup.survivors import Survivors, survivors
 
 
 class Reference:
@@ -85,6 +98,192 @@ class Made:
     @staticmethod
     def some_ids(rng: np.random.Generator, count: int) -> np.ndarray:
         return rng.integers(256, size=(count, 16), dtype=np.uint8)
+
+
+class Threads:
+    """A world of ranks that are threads of this process.
+
+    As in MPI, the n-th array that one rank sends another fills the n-th that the other began to receive, however late
+    either waits.
+    """
+
+    def __init__(self, rank: int, size: int, common: Common) -> None:
+        self.rank, self.size, self._common = rank, size, common
+
+    def allgather(self, value: Any) -> list[Any]:
+        self._common.values[self.rank] = value
+        self._common.barrier.wait()
+        found = list(self._common.values)
+        self._common.barrier.wait()
+        return found
+
+    def bcast(self, value: Any) -> Any:
+        return self.allgather(value)[0]
+
+    def send(self, array: np.ndarray, to: int) -> Late:
+        assert array.flags.c_contiguous
+        assert to != self.rank
+        before = array.tobytes()
+        self._common.post(self.rank, to).put(before)
+
+        def check() -> None:
+            assert array.tobytes() == before, "an array was changed on its way"
+
+        return Late(check)
+
+    def receive(self, array: np.ndarray, source: int) -> Late:
+        assert array.flags.c_contiguous
+        box = self._common.expect(source, self.rank)
+
+        def take() -> None:
+            data = box.get(timeout=3)
+            assert len(data) == array.nbytes
+            array.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+
+        return Late(take)
+
+
+class Late:
+    """A transfer that happens when it is waited for."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act: Callable[[], None] | None = act
+
+    def poke(self) -> None:
+        pass
+
+    def wait(self) -> None:
+        if self._act:
+            act, self._act = self._act, None
+            act()
+
+
+class Common:
+    """What the ranks share: values that meet at a barrier, and a box for each array on its way."""
+
+    def __init__(self, size: int) -> None:
+        self.values: list[Any] = [None] * size
+        self.barrier = threading.Barrier(size, timeout=20)
+        self.boxes: defaultdict[tuple[int, int, int], queue.Queue[bytes]] = defaultdict(queue.Queue)
+        self._lock = threading.Lock()
+        self._posted: Counter[tuple[int, int]] = Counter()
+        self._expected: Counter[tuple[int, int]] = Counter()
+
+    def post(self, source: int, to: int) -> queue.Queue[bytes]:
+        return self._next(self._posted, source, to)
+
+    def expect(self, source: int, to: int) -> queue.Queue[bytes]:
+        return self._next(self._expected, source, to)
+
+    def _next(self, count: Counter[tuple[int, int]], source: int, to: int) -> queue.Queue[bytes]:
+        with self._lock:
+            count[source, to] += 1
+            return self.boxes[source, to, count[source, to]]
+
+
+def together(size: int, work: Callable[[Any], Any]) -> list[Any]:
+    """What `work(world)` returns on each rank, or the first error of a rank."""
+    if size == 1:
+        return [work(ALONE)]
+    common = Common(size)
+    results: list[Any] = [None] * size
+    errors: list[BaseException] = []
+
+    def one(rank: int) -> None:
+        try:
+            results[rank] = work(Threads(rank, size, common))
+        except BaseException as error:
+            if not isinstance(error, threading.BrokenBarrierError):
+                errors.append(error)
+            common.barrier.abort()
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    assert not common.barrier.broken
+    assert all(box.empty() for box in common.boxes.values()), "an array was sent and not received"
+    return results
+
+
+class Memory:
+    """A checkpoint in memory that outlives its ranks."""
+
+    def __init__(self) -> None:
+        self.saved: dict[int, dict[str, bytes]] = {}
+
+    def parts(self) -> Any:
+        yield from sorted(self.saved)
+
+    def load(self, part: int, suffix: str) -> io.BytesIO:
+        return io.BytesIO(self.saved[part][suffix])
+
+    def save(self, part: int, write: Any) -> None:
+        opened: dict[str, io.BytesIO] = {}
+        write(lambda suffix: opened.setdefault(suffix, io.BytesIO()))
+        self.saved.setdefault(part, {suffix: file.getvalue() for suffix, file in opened.items()})
+
+
+class Ring:
+    """The join of rows by ranks of this process."""
+
+    together = staticmethod(together)
+    Memory = Memory
+
+    @staticmethod
+    def sets(
+        rows: np.ndarray,
+        distance: float,
+        block: int = 2048,
+        ranks: int = 1,
+        tile: int = 2048,
+        memory: Memory | None = None,
+        **options: Any,
+    ) -> list[int]:
+        """The smallest row number of each row's set; all ranks must agree."""
+        memory = memory or Memory()
+
+        def work(world: Any) -> list[int]:
+            share = Share(world, len(rows), block)
+            own = rows[share.begin : share.end]
+            ledger = Ledger(share, rows.shape[1], distance, lambda: memory)
+            forest, _ = components(share, own, distance, ledger, **options)
+            return forest.parent.tolist()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(join, "TILE_ROWS", tile)
+            found = together(ranks, work)
+        assert all(one == found[0] for one in found)
+        return found[0]
+
+    @staticmethod
+    def survivors(
+        rows: np.ndarray,
+        roots: Any,
+        ids: np.ndarray,
+        squares: np.ndarray,
+        keep: str = "centroid",
+        ranks: int = 1,
+        block: int = 2048,
+    ) -> Survivors:
+        """Who stays, of all rows."""
+
+        def work(world: Any) -> Survivors:
+            share = Share(world, len(rows), block)
+            own = slice(share.begin, share.end)
+            return survivors(share, np.asarray(roots, np.int32), ids[own], squares[own], rows[own], keep=keep)
+
+        parts = together(ranks, work)
+        names = ("numbers", "row", "id", "size", "distance")
+        return Survivors(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+@pytest.fixture(scope="session")
+def ring() -> type[Ring]:
+    return Ring
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pytest
 
 from toolkit.config.config import check
 from toolkit.data import features
+from toolkit.dedup import stage as module
 from toolkit.dedup.living import living, windows
 from toolkit.errors import UserError, WorkError
 from toolkit.run.plain import run_stage
@@ -72,6 +73,39 @@ def test_a_scope_that_is_not_run_leaves_every_pair_alone(three, stage, scope):
     alone = [{"id": i, "set": i, "size": 1, "distance": 0.0, "dropped": None} for i in ids]
     assert found == alone
     assert drops == {}
+
+
+@pytest.fixture
+def by_ranks(ring, tmp_path, monkeypatch):
+    """Run a stage by several ranks, with blocks of two rows; return the bytes of its table."""
+    monkeypatch.setattr(module, "block_rows", lambda rows: 2)
+
+    def work(stage: str, inputs: list[Path], ranks: int, **dedup: object) -> bytes:
+        config = check({"input": {"kind": "table", "paths": ["-"]}, "dedup": dedup}, "test")
+        output = tmp_path / f"{stage}-{ranks}.parquet"
+        ring.together(ranks, lambda world: run_stage(stage, inputs, output, config, world))
+        return output.read_bytes()
+
+    return work
+
+
+@pytest.mark.parametrize("options", [{}, {"keep": "first"}, {"scope": "global"}, {"distance": 1e-9}])
+def test_any_number_of_ranks_writes_the_same_bytes(three, by_ranks, options):
+    assert len({by_ranks("dedup", three[0], ranks, **options) for ranks in (1, 2, 3, 4, 7)}) == 1
+
+
+@pytest.mark.parametrize("dim", [1, 8])
+def test_files_without_rows_make_a_table_without_rows(by_ranks, tmp_path, dim):
+    paths = [write(tmp_path / f"{i}.h5", np.empty((0, dim), np.float16), np.empty((0, 16), np.uint8)) for i in (1, 2)]
+    assert len({by_ranks("merge", paths, ranks) for ranks in (1, 2, 3)}) == 1
+    assert pq.read_table(tmp_path / "merge-1.parquet").num_rows == 0
+
+
+def test_features_of_two_encoders_on_two_ranks_are_refused(by_ranks, tmp_path, made):
+    rng = np.random.default_rng(12)
+    paths = [write(tmp_path / f"{dim}.h5", made.scattered(rng, 2, dim), made.some_ids(rng, 2)) for dim in (8, 16)]
+    with pytest.raises(UserError, match=r"shard 1 have 16 values a row, those before it 8"):
+        by_ranks("dedup", paths, 2)
 
 
 def test_features_of_two_encoders_are_refused(tmp_path, made):

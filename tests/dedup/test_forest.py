@@ -37,8 +37,29 @@ def test_roots_are_the_smallest_rows_for_any_batches(edges, batch):
 @given(EDGES, EDGES)
 def test_merging_two_forests_is_having_both_edges(one, other):
     forest = grown(one)
-    forest.merge(grown(other))
+    forest.merge(grown(other).parent)
     assert forest.roots().tolist() == plain(one + other)
+
+
+@given(EDGES, EDGES, st.integers(1, 50))
+def test_forests_merge_in_pieces(one, other, size):
+    forest, news = grown(one), grown(other).parent
+    for start in range(0, ROWS, size):
+        forest.merge(news[start : start + size], start)
+    assert forest.roots().tolist() == plain(one + other)
+
+
+@given(EDGES, EDGES, st.integers(1, 60))
+def test_the_news_make_the_same_sets_and_are_told_once(one, other, batch):
+    forest = grown(one, batch)
+    first = forest.news().tolist()
+    for a, b in other:
+        forest.union(np.array([a]), np.array([b]))
+    later = forest.news().tolist()
+    assert plain(first) == plain(one)
+    assert plain(first + later) == plain(one + other)
+    assert len(first + later) == ROWS - len(set(plain(one + other)))
+    assert forest.news().tolist() == []
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -60,11 +81,6 @@ def test_a_star_becomes_one_set():
     forest = Forest(1001)
     forest.union(np.full(1000, 1000), np.arange(1000))
     assert not forest.roots().any()
-
-
-def test_forests_of_different_rows_do_not_merge():
-    with pytest.raises(ValueError, match="3 and 4 rows"):
-        Forest(3).merge(Forest(4))
 
 
 def test_an_empty_forest_has_no_roots():

@@ -13,6 +13,8 @@ from typing import IO, Any, Literal, Protocol
 
 import pyarrow as pa
 
+from toolkit.data.world import World
+
 
 class Kind(StrEnum):
     """How a stage's units relate to shards."""
@@ -97,6 +99,7 @@ class Task(Protocol):
     unit: int
     parts: int  # units of the stage unique: parts of the ids
     config: Any  # the whole Config; a stage reads its own section
+    world: World  # the ranks that work on this unit together; collective stages may have several, rank 0 alone writes
 
     def shards(self) -> Sequence[int]:
         """Return the shards that this unit covers: one for map stages, a batch or all for the others."""

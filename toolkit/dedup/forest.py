@@ -1,7 +1,8 @@
 """A union-find forest over row numbers, worked in batches: connected components without a list of edges.
 
 Promise: the root of a set is its smallest row number, whatever the order in which edges came. Memory is 4
-bytes a row (8 from 2^31 rows on) plus what one batch of edges takes.
+bytes a row (8 from 2^31 rows on) plus what one batch of edges takes, plus 16 bytes for each union since `news` was
+last asked for, of which there are never more than rows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ class Forest:
 
     def __init__(self, rows: int) -> None:
         self.parent: Rows = np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64)
+        self._hooks: list[npt.NDArray[np.int64]] = []
 
     def __len__(self) -> int:
         return len(self.parent)
@@ -50,7 +52,18 @@ class Forest:
                 return
             low, high = np.minimum(left, right)[apart], np.maximum(left, right)[apart]
             np.minimum.at(self.parent, high, low)
+            self._note(high)
             left, right = self.find(low), self.find(high)
+
+    def _note(self, high: Rows) -> None:
+        hooked = np.unique(high)
+        self._hooks.append(np.stack([hooked, self.parent[hooked]], axis=1).astype(np.int64))
+
+    def news(self) -> npt.NDArray[np.int64]:
+        """Return the unions since the last call as edges (m, 2) that make the same sets; they are forgotten here."""
+        hooks = np.concatenate([np.empty((0, 2), np.int64), *self._hooks])
+        self._hooks = []
+        return hooks
 
     def roots(self) -> Rows:
         """Return the root of every row, (n,): the smallest row number of its set."""
@@ -60,9 +73,8 @@ class Forest:
                 return up
             self.parent = up
 
-    def merge(self, other: Forest) -> None:
-        """Take over the sets of a forest over the same rows, which another worker has grown."""
-        if len(other) != len(self):
-            raise ValueError(f"forests of {len(self)} and {len(other)} rows can not be merged")
-        hooked = np.flatnonzero(other.parent != np.arange(len(other)))
-        self.union(hooked, other.parent[hooked])
+    def merge(self, parents: Rows, start: int = 0) -> None:
+        """Take over a piece of a forest over the same rows, which another worker has grown: parent[start:]."""
+        rows = np.arange(start, start + len(parents), dtype=parents.dtype)
+        hooked = np.flatnonzero(parents != rows)
+        self.union(rows[hooked], parents[hooked])

@@ -4,67 +4,141 @@ A pure function of the sets and the stored rows. The centroid is the plain sum o
 to it are compared as integers of 1e-9; ties, and sets of two, go to the smallest id. Sums and dot products
 are exact integers (exact.py), so the survivor depends on nothing but the rows.
 
-Memory: some 50 bytes a row for the answer and the order of the sets, and the features of WINDOW_ROWS members
-at a time, however large a set is; rows that are alone in their set are never read.
+Each set is decided by one rank, which fetches the members' features from the ranks that hold them, a window at a time.
+Memory: some 150 bytes for each member of the sets that this rank decides, and the features of WINDOW_ROWS members,
+however large a set is; rows that are alone in their set are never read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.data.features import Ids
+from toolkit.data.stage import Stopped
 from toolkit.dedup.exact import Float, Half, Int, Mask, cosines, dots, steps
+from toolkit.dedup.share import Share, dealt, swap
+
+Keep: TypeAlias = Literal["centroid", "first"]
+Elected: TypeAlias = npt.NDArray[Any]  # of VERDICT
+Asking: TypeAlias = Generator[Int, Half, Elected]  # asks for the rows of these numbers, and returns who stays
 
 WINDOW_ROWS = 4096  # members whose features are held at once, 24 MiB as int64 at 768 values a row
+SCAN_ROWS = 1 << 22  # rows of the forest looked at together
+# What is found for one member: its row, the survivor's row and id, the size of the set, its distance in 1e-9.
+VERDICT = np.dtype([("number", "i8"), ("row", "i8"), ("id", "u1", 16), ("size", "i8"), ("nano", "i8")])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Survivors:
-    """The answer for each row, in row order."""
+    """The answer for each row that this rank holds, in row order."""
 
-    row: Int  # (n,) row number of the survivor of the row's set
-    size: Int  # (n,) members of the set
-    distance: Float  # (n,) cosine distance to the centroid, a multiple of 1e-9; 0 for a row that is alone
+    numbers: Int  # (m,) the rows
+    row: Int  # (m,) row number of the survivor of the row's set
+    id: Ids  # (m, 16) and its id
+    size: Int  # (m,) members of the set
+    distance: Float  # (m,) cosine distance to the centroid, a multiple of 1e-9; 0 for a row that is alone
 
     @property
     def dropped(self) -> Mask:
-        """Return which rows do not stay, (n,)."""
-        return np.not_equal(self.row, np.arange(len(self.row)))
+        """Return which rows do not stay, (m,)."""
+        return np.not_equal(self.row, self.numbers)
 
 
-def alone(rows: int) -> Survivors:
+def alone(share: Share, ids: Ids) -> Survivors:
     """Return the answer where nothing is compared: each row stays, alone in its set."""
-    return Survivors(row=np.arange(rows), size=np.ones(rows, dtype=np.int64), distance=np.zeros(rows))
+    numbers, ones = share.numbers, np.ones(len(ids), dtype=np.int64)
+    return Survivors(numbers=numbers, row=numbers.copy(), id=ids.copy(), size=ones, distance=np.zeros(len(ids)))
+
+
+def _never() -> bool:
+    return False
 
 
 def survivors(
+    share: Share,
     roots: npt.NDArray[Any],
-    ids: npt.NDArray[np.uint8],
+    ids: Ids,
     squares: Float,
-    take: Callable[[Int], Half],
-    keep: Literal["centroid", "first"] = "centroid",
+    rows: Half,
+    *,
+    keep: Keep = "centroid",
+    stopping: Callable[[], bool] = _never,
 ) -> Survivors:
     """Choose who stays.
 
-    roots: (n,) a number that the rows of one set share, from 0 to n-1 · ids: (n, 16) · squares: (n,) x.x,
-    from exact.squares · take: row numbers (m,) -> stored rows (m, d). Members of sets of two or more have
-    finite rows.
+    roots: (n,) the smallest row of each row's set, for all rows of the join · of the rows that this rank holds:
+    ids (m, 16), squares (m,) x.x from exact.squares, rows (m, d). Members of sets of two or more have finite rows.
+    Raises Stopped on all ranks where one is `stopping`.
     """
-    answer = alone(len(roots))
-    answer.size[:] = np.bincount(roots, minlength=len(roots))[roots]
-    members = np.flatnonzero(answer.size > 1)
-    members = members[np.argsort(roots[members], kind="stable")]
-    begins = np.flatnonzero(np.diff(roots[members], prepend=-1) != 0)
+    members = _members(share, roots)
+    fetched = share.fetch(ids, members), share.fetch(squares, members)
+    asking = _elect(members, roots[members], *fetched, dim=rows.shape[1], keep=keep)
+    elected = _answered(share, rows, asking, stopping)
+    _, parts = dealt(share.owners(elected["number"]), elected, share.world.size)
+    return _take(alone(share, ids), np.concatenate(swap(share.world, parts)), share.begin)
+
+
+def _members(share: Share, roots: npt.NDArray[Any]) -> Int:
+    """Return the members of the sets of two or more that this rank decides, set by set; sets go round the ranks."""
+    parts = [slice(start, start + SCAN_ROWS) for start in range(0, len(roots), SCAN_ROWS)]
+    several = np.zeros(len(roots), dtype=np.bool_)
+    for part in parts:
+        root = roots[part]
+        several[root[root != np.arange(part.start, part.start + len(root))]] = True
+    found = [np.empty(0, dtype=np.int64)]
+    for part in parts:
+        root = roots[part]
+        found.append(part.start + np.flatnonzero(several[root] & (root % share.world.size == share.world.rank)))
+    members = np.concatenate(found)
+    return members[np.argsort(roots[members], kind="stable")]
+
+
+def _elect(members: Int, roots: npt.NDArray[Any], ids: Ids, squares: Float, *, dim: int, keep: Keep) -> Asking:
+    """Decide sets whose members stand together, in row order."""
+    elected = np.empty(len(members), dtype=VERDICT)
+    elected["number"] = members
+    begins = np.flatnonzero(np.diff(roots, prepend=-1) != 0)
     for window in _windows(np.append(begins, len(members))):
-        rows = members[window]
-        sets = np.unique(roots[rows], return_inverse=True)[1]
-        nano = _nano(rows, sets, squares, take)
-        answer.distance[rows] = nano / 1e9
-        answer.row[rows] = _choose(rows, sets, nano, ids[rows], keep)
+        sets = np.unique(roots[window], return_inverse=True)[1]
+        nano = yield from _nano(members[window], sets, squares[window], dim)
+        best = window.start + _choose(sets, nano, ids[window], keep)
+        elected["row"][window], elected["id"][window] = members[best], ids[best]
+        elected["size"][window], elected["nano"][window] = np.bincount(sets)[sets], nano
+    return elected
+
+
+def _answered(share: Share, rows: Half, asking: Asking, stopping: Callable[[], bool]) -> Elected:
+    """Return what `asking` finds, given the rows that it asks for; all ranks ask together until the last is done."""
+    wanted, elected = _next(asking, None)
+    while True:
+        news = share.world.allgather((elected is None, stopping()))
+        if any(stop for _, stop in news):
+            raise Stopped("asked to stop while survivors were chosen; the joined blocks are kept")
+        if not any(open_ for open_, _ in news):
+            assert elected is not None
+            return elected
+        given = share.fetch(rows, wanted)
+        if elected is None:
+            wanted, elected = _next(asking, given)
+
+
+def _next(asking: Asking, given: Half | None) -> tuple[Int, Elected | None]:
+    try:
+        return asking.send(given), None  # type: ignore[arg-type]
+    except StopIteration as end:
+        return np.empty(0, dtype=np.int64), end.value
+
+
+def _take(answer: Survivors, elected: Elected, begin: int) -> Survivors:
+    """Enter what was found for rows that this rank holds."""
+    at = elected["number"] - begin
+    answer.row[at], answer.id[at] = elected["row"], elected["id"]
+    answer.size[at], answer.distance[at] = elected["size"], elected["nano"] / 1e9
     return answer
 
 
@@ -78,30 +152,33 @@ def _windows(begins: Int) -> Iterator[slice]:
         first = last
 
 
-def _nano(rows: Int, sets: Int, squares: Float, take: Callable[[Int], Half]) -> Int:
+def _nano(members: Int, sets: Int, squares: Float, dim: int) -> Generator[Int, Half, Int]:
     """Return each member's cosine distance to its set's centroid in 1e-9, halves rounded up.
 
-    `sets` numbers the sets 0, 1, .. in the order of the rows. The int64 sum is exact for 2^39 unit rows in
+    `sets` numbers the sets 0, 1, .. in the order of the members. The int64 sum is exact for 2^39 unit rows in
     one set, and for 2^23 rows even of float16's largest values. A centroid that is the zero vector is at
     distance 1 of all.
     """
-    pieces = [slice(start, start + WINDOW_ROWS) for start in range(0, len(rows), WINDOW_ROWS)]
-    centroids = np.zeros((int(sets[-1]) + 1, take(rows[:0]).shape[1]), dtype=np.int64)
+    pieces = [slice(start, start + WINDOW_ROWS) for start in range(0, len(members), WINDOW_ROWS)]
+    centroids = np.zeros((int(sets[-1]) + 1, dim), dtype=np.int64)
+    whole: Int = np.empty((0, dim), dtype=np.int64)
     for piece in pieces:
+        whole = steps((yield members[piece]))
         begins = np.flatnonzero(np.diff(sets[piece], prepend=-1) != 0)
-        centroids[sets[piece][begins]] += np.add.reduceat(steps(take(rows[piece])), begins)
+        centroids[sets[piece][begins]] += np.add.reduceat(whole, begins)
     lengths = dots(centroids, centroids)
-    nano = np.empty(len(rows), dtype=np.int64)
+    nano = np.empty(len(members), dtype=np.int64)
     for piece in pieces:
-        products = dots(steps(take(rows[piece])), centroids[sets[piece]])
-        cosine = cosines(products, squares[rows[piece]], lengths[sets[piece]])
-        nano[piece] = np.floor((1.0 - cosine) * 1e9 + 0.5)
+        if len(pieces) > 1:
+            whole = steps((yield members[piece]))
+        products = dots(whole, centroids[sets[piece]])
+        nano[piece] = np.floor((1.0 - cosines(products, squares[piece], lengths[sets[piece]])) * 1e9 + 0.5)
     return nano
 
 
-def _choose(rows: Int, sets: Int, nano: Int, ids: npt.NDArray[np.uint8], keep: Literal["centroid", "first"]) -> Int:
-    """Return for each member the row that survives its set; equal ids, which no run has, go by row number."""
+def _choose(sets: Int, nano: Int, ids: Ids, keep: Keep) -> Int:
+    """Return for each member which one survives its set; equal ids, which no run has, go by row number."""
     by_distance = (np.bincount(sets)[sets] > 2) & (keep == "centroid")
     high, low = np.ascontiguousarray(ids).view(">u8").T
     order = np.lexsort((low, high, np.where(by_distance, nano, 0), sets))
-    return rows[order[np.flatnonzero(np.diff(sets[order], prepend=-1) != 0)]][sets]
+    return order[np.flatnonzero(np.diff(sets[order], prepend=-1) != 0)][sets]

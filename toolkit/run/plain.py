@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 from toolkit.config import Config
 from toolkit.data import pair, table
 from toolkit.data.stage import FunnelRow, Kind, Output, Stage
+from toolkit.data.world import ALONE, World
 from toolkit.errors import UserError, WorkError
 from toolkit.recipe import BY_NAME
-from toolkit.run import files
+from toolkit.run import files, mpi
 from toolkit.run.inputs import Inputs
 from toolkit.run.task import BaseTask, entry_point
 
@@ -31,14 +32,26 @@ _OPTIONAL = ("page", "width", "height", "mime", "text")
 _IMAGE = ("offset", "bytes", "digest")  # where no images are published
 
 
-def run_stage(name: str, inputs: Sequence[Path], output: Path, config: Config) -> PlainTask:
+def run_stage(name: str, inputs: Sequence[Path], output: Path, config: Config, world: World = ALONE) -> PlainTask:
     """Run one stage on plain files and put its outputs at `output` and beside it; return the task with its counts.
 
     Raises UserError where an input can not serve this stage or an output exists, WorkError where nothing is usable.
+    Several ranks may work on a collective stage; rank 0 writes, and an error of one ends all.
     """
+    with mpi.guard(world):
+        if world.rank == 0:
+            task = _publishing(name, inputs, output, config, world)
+        else:
+            task = PlainTask(BY_NAME[name], inputs, config, output.parent, {}, world=world)
+            entry_point(task.stage.run)(task)
+        world.bcast(None)
+        return task
+
+
+def _publishing(name: str, inputs: Sequence[Path], output: Path, config: Config, world: World) -> PlainTask:
     finals = _finals(name, output.absolute())
     folder = files.make(output.absolute().parent / f".{output.name}.{files.token()}")
-    task = PlainTask(BY_NAME[name], inputs, config, folder, finals)
+    task = PlainTask(BY_NAME[name], inputs, config, folder, finals, world=world)
     try:
         entry_point(task.stage.run)(task)
         _publish({finals[Path(made.path).suffix]: folder / Path(made.path).name for made in task.books.finish()})
@@ -84,9 +97,16 @@ class PlainTask(BaseTask):
     """A task whose rows come from files that the user named."""
 
     def __init__(
-        self, stage: Stage, inputs: Sequence[Path], config: Config, folder: Path, finals: dict[str, Path]
+        self,
+        stage: Stage,
+        inputs: Sequence[Path],
+        config: Config,
+        folder: Path,
+        finals: dict[str, Path],
+        *,
+        world: World = ALONE,
     ) -> None:
-        super().__init__(stage, 0, config, folder)
+        super().__init__(stage, 0, config, folder, world=world)
         self._paths, self._finals = inputs, finals
         self._tables: list[pa.Table] = []
 

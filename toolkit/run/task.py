@@ -24,9 +24,11 @@ from toolkit.config import Config
 from toolkit.config.config import canonical
 from toolkit.data import pair, table
 from toolkit.data.stage import FunnelRow, Output, Stage, Stopped, stem
+from toolkit.data.world import ALONE, World
 from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME, REWRITES, STAGES
-from toolkit.run import clock, files, signals
+from toolkit.run import clock, files, mpi, scheduler, signals
+from toolkit.run.failures import note
 from toolkit.run.funnel import funnel
 from toolkit.run.layout import relative
 from toolkit.run.ledger import Mark, check_output, chosen, publish, read_mark
@@ -105,13 +107,16 @@ def _text(said: str) -> str:
 class BaseTask:
     """What tasks in a run folder and on plain files have in common: outputs and counts."""
 
-    def __init__(self, stage: Stage, unit: int, config: Config, folder: Path, parts: int = 1) -> None:
-        self.stage, self.unit, self.config, self.parts = stage, unit, config, parts
+    def __init__(
+        self, stage: Stage, unit: int, config: Config, folder: Path, *, parts: int = 1, world: World = ALONE
+    ) -> None:
+        self.stage, self.unit, self.config, self.parts, self.world = stage, unit, config, parts, world
         self.books = Books(folder)
         self.on_advance: Callable[[int], None] = lambda rows: None
 
     def create(self, suffix: str) -> IO[bytes]:
         """Open an output of this unit."""
+        assert self.world.rank == 0, "rank 0 alone writes"
         return self.books.create(relative(self.unit, suffix))
 
     def name(self, suffix: str) -> str:
@@ -124,6 +129,7 @@ class BaseTask:
 
     def write(self, tables: pa.Table | Iterable[pa.Table], shard: int | None = None) -> None:
         """Write the unit's table, or that of one of its shards."""
+        assert self.world.rank == 0, "rank 0 alone writes"
         path = relative(self.unit if shard is None else shard, ".parquet")
         stream = [tables] if isinstance(tables, pa.Table) else tables
         schema = pair.schema(self.stage.name)
@@ -161,8 +167,10 @@ class BaseTask:
 class RunTask(BaseTask):
     """A task in a run folder."""
 
-    def __init__(self, run: Run, stage: Stage, unit: int, folder: Path, inputs: dict[str, str]) -> None:
-        super().__init__(stage, unit, run.config, folder, run.parts)
+    def __init__(
+        self, run: Run, stage: Stage, unit: int, folder: Path, inputs: dict[str, str], *, world: World = ALONE
+    ) -> None:
+        super().__init__(stage, unit, run.config, folder, parts=run.parts, world=world)
         self.run = run
         self.inputs = inputs
         if any(stage.name in later.after for later in STAGES if later.rows_only):
@@ -273,23 +281,49 @@ def entry_point(name: str) -> Callable[[Any], None]:
     return found
 
 
-def attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None] = lambda rows: None) -> None:
-    """Do one unit and publish it, unless another attempt was first.
+def attempt(
+    run: Run,
+    stage: Stage,
+    unit: int,
+    on_advance: Callable[[int], None] = lambda rows: None,
+    world: World = ALONE,
+) -> None:
+    """Do one unit and publish it, unless another attempt was first; all ranks of the world come and leave together.
 
-    Raises whatever the stage raises, after the attempt's folder is gone; checkpointed parts stay.
+    Raises whatever the stage raises, after the attempt's folder is gone; checkpointed parts stay. In a world of several
+    ranks only `Stopped` is raised: any other exception ends them all.
     """
+    with mpi.guard(world, lambda error: note(run, stage, unit, error)):
+        # What is seen of the disk decides on rank 0 alone: two nodes may see it at different moments.
+        inputs, done = world.bcast(_seen(run, stage, unit) if world.rank == 0 else (None, False))
+        if inputs is None:
+            raise WorkError(f"{stage.folder} {stem(unit)}: its input is not complete; run `danqing run` again.")
+        if done:
+            return
+        if world.rank == 0:
+            folder = files.make(run.layout.attempt(stage, unit, files.token()))
+            task = RunTask(run, stage, unit, folder, inputs, world=world)
+            task.on_advance = on_advance
+            _publishing(run, task)
+        else:
+            entry_point(stage.run)(RunTask(run, stage, unit, run.layout.work(stage), inputs, world=world))
+        world.bcast(None)
+
+
+def _seen(run: Run, stage: Stage, unit: int) -> tuple[dict[str, str] | None, bool]:
+    """Return the digests of a unit's inputs, None where some are missing, and whether it is done."""
     inputs = run.input_digests(stage, unit)
-    if inputs is None:
-        raise WorkError(f"{stage.folder} {stem(unit)}: its input is not complete; run `danqing run` again.")
-    if run.ledger.entry(stage, unit) is not None:
-        return
-    folder = files.make(run.layout.attempt(stage, unit, files.token()))
-    task = RunTask(run, stage, unit, folder, inputs)
-    task.on_advance = on_advance
+    return inputs, inputs is not None and run.ledger.entry(stage, unit) is not None
+
+
+def _publishing(run: Run, task: RunTask) -> None:
+    """Work and publish on the rank that writes."""
+    stage, unit, folder = task.stage, task.unit, task.books.folder
     try:
         _work(run, task)
     except OSError:
-        if read_mark(run.layout.mark(stage, unit)) is None:
+        # In a world of several ranks the others are still at work: all end, and the next job finds the unit done.
+        if task.world.size > 1 or read_mark(run.layout.mark(stage, unit)) is None:
             raise
         # Another attempt finished meanwhile and swept this one's folder away.
     finally:
@@ -303,8 +337,9 @@ def _work(run: Run, task: RunTask) -> None:
     started, begin = clock.now(), clock.ticks()
     entry_point(stage.close if stage.close and run.closing(stage, task.unit) else stage.run)(task)
     outputs = task.books.finish()
-    facts = {"host": socket.gethostname(), "attempt": folder.name, "started": started, "toolkit": toolkit.__version__}
-    mark = _mark(task, outputs, facts | {"seconds": round(clock.ticks() - begin, 3)})
+    facts: dict[str, Any] = {"host": socket.gethostname(), "attempt": folder.name, "job": scheduler.element()}
+    facts |= {"started": started, "seconds": round(clock.ticks() - begin, 3), "toolkit": toolkit.__version__}
+    mark = _mark(task, outputs, facts)
     publish(run.layout, stage, folder, mark)
 
 

@@ -1,0 +1,306 @@
+"""The join over ranks: blocks travel half a ring, every pair of blocks meets once, forests merge in a tree.
+
+Each rank joins the blocks that it holds. Then, lap by lap, each rank's next block goes from rank to rank, half way
+round, and is joined at each stop with the blocks held there; while it is, the next one is on its way already. One rank
+is a ring without hops. Pairs that the ledger knows are not joined again.
+
+Promise: the sets depend on the rows alone. Memory of a rank, beside its rows and some 60 bytes for each: three blocks
+(one coming, one at work, one going), one panel and one piece of a tile's size in float32, one tile, the ledger's table,
+and for every row of the join 4 bytes (8 from 2^31 rows on) and 16 for each union not yet saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations_with_replacement
+
+import numpy as np
+
+from toolkit.data.stage import Stopped
+from toolkit.data.world import Transfer, World
+from toolkit.dedup.exact import Float, Half, Mask, squares
+from toolkit.dedup.forest import Forest
+from toolkit.dedup.join import Block, Slab, flops, tile
+from toolkit.dedup.ledger import SAVE_FLOPS, SAVES, Ledger
+from toolkit.dedup.share import Share, spread
+from toolkit.dedup.twins import twins
+
+PANEL_ROWS = 16_384  # rows held ready in float32 while others pass by: making a piece costs a tenth of one of its tiles
+MERGE_ROWS = 1 << 22  # rows of a forest that travel at once: 16 MiB
+
+
+def _ignore(_: int) -> None:
+    """Take no notice of progress."""
+
+
+def _never() -> bool:
+    """Go on for ever."""
+    return False
+
+
+def components(
+    share: Share,
+    rows: Half,
+    distance: float,
+    ledger: Ledger,
+    *,
+    advance: Callable[[int], None] = _ignore,
+    stopping: Callable[[], bool] = _never,
+) -> tuple[Forest, Float]:
+    """Return the forest of near-duplicates of all rows, and the squared lengths (m,) of this rank's rows (m, d).
+
+    A row that is zero or not finite has no direction: it has no edge, and its squared length is 0 or NaN. Raises
+    Stopped on all ranks, with the ledger saved, where one is `stopping`. `advance` hears of as many rows as the join
+    has.
+    """
+    lengths = squares(rows)
+    first, numbers = twins(share, rows), share.numbers
+    forest = Forest(share.rows)
+    copies = (lengths > 0) & (first != numbers)
+    forest.union(numbers[copies], first[copies])
+    forest.news()  # found again by every attempt
+    ledger.load(forest)
+    held = Held(share, rows, lengths, (lengths > 0) & ~copies)
+    Ring(share, held, Pairs(distance, forest, ledger, stopping), Progress(share, held, advance)).run()
+    merge(share.world, forest)
+    return forest, lengths
+
+
+class Held:
+    """The blocks that this rank holds, each without the rows that take no part."""
+
+    def __init__(self, share: Share, rows: Half, lengths: Float, chosen: Mask) -> None:
+        self._share, self._rows, self._lengths, self._chosen = share, rows, lengths, chosen
+        self.dim = rows.shape[1]
+        world = share.world
+        own = [int(np.count_nonzero(chosen[self._part(block)])) for block in share.held(world.rank)]
+        self.sizes = [size for sizes in world.allgather(own) for size in sizes]  # of all blocks of all ranks
+
+    def _part(self, block: int) -> slice:
+        start = block * self._share.block - self._share.begin
+        return slice(start, start + self._share.block)
+
+    def __getitem__(self, block: int) -> Slab:
+        part = self._part(block)
+        local = part.start + np.flatnonzero(self._chosen[part])
+        return Slab(local + self._share.begin, self._rows[local], self._lengths[local])
+
+    def empty(self, block: int) -> Slab:
+        """Return room for a block that another rank holds."""
+        size = self.sizes[block]
+        return Slab(np.empty(size, np.int64), np.empty((size, self.dim), np.float16), np.empty(size))
+
+
+@dataclass
+class Move:
+    """A block that comes in while another goes out."""
+
+    block: int | None = None  # the one that comes, if any
+    slab: Slab | None = None
+    transfers: list[Transfer] = field(default_factory=list)
+
+    def poke(self) -> None:
+        """Let it go on."""
+        for transfer in self.transfers:
+            transfer.poke()
+
+    def wait(self) -> None:
+        """Return when both are through."""
+        for transfer in self.transfers:
+            transfer.wait()
+
+
+@dataclass
+class Pairs:
+    """Joins pairs of blocks, and takes down those that are finished."""
+
+    distance: float
+    forest: Forest
+    ledger: Ledger
+    stopping: Callable[[], bool]
+
+    def inner(self, panel: dict[int, list[Block]], poke: Callable[[], None]) -> None:
+        """Join the blocks of a panel with each other and themselves."""
+        for one, other in combinations_with_replacement(panel, 2):
+            if self.ledger.has(one, other) or self.stopping():
+                continue
+            lefts, rights = panel[one], panel[other]
+            both = combinations_with_replacement(lefts, 2) if one == other else _product(lefts, rights)
+            work = 0
+            for left, right in both:
+                work += self._tile(left, right)
+                poke()
+            self.ledger.note(one, other, work)
+
+    def meet(self, panel: dict[int, list[Block]], block: int, slab: Slab, poke: Callable[[], None]) -> None:
+        """Join the blocks of a panel with another one; where asked to stop, none of these pairs is taken down."""
+        todo = [one for one in panel if not self.ledger.has(one, block)]
+        work = dict.fromkeys(todo, 0)
+        for piece in slab.cut() if todo else []:
+            right = piece.unit()
+            for one in todo:
+                for left in panel[one]:
+                    if self.stopping():
+                        return
+                    work[one] += self._tile(left, right)
+                    poke()
+        for one in todo:
+            self.ledger.note(one, block, work[one])
+
+    def _tile(self, left: Block, right: Block) -> int:
+        tile(left, right, self.distance, self.forest)
+        dim: int = left.rows.shape[1]
+        return 2 * len(left) * len(right) * dim
+
+
+def _product(lefts: Sequence[Block], rights: Sequence[Block]) -> Iterator[tuple[Block, Block]]:
+    return ((left, right) for right in rights for left in lefts)
+
+
+class Ring:
+    """One rank's way through the join; all ranks take the same number of turns, whatever they hold."""
+
+    def __init__(self, share: Share, held: Held, pairs: Pairs, progress: Progress) -> None:
+        self.share, self.held, self.pairs, self.progress = share, held, pairs, progress
+        self.own = share.held(share.world.rank)
+        self.most = max(len(share.held(rank)) for rank in range(share.world.size))
+        self.span = max(1, PANEL_ROWS // share.block)  # blocks in a panel
+        self.limit = max(SAVE_FLOPS, flops(sum(held.sizes), held.dim) // SAVES)
+        self._ready: tuple[int, dict[int, list[Block]]] = (-1, {})
+
+    def run(self) -> None:
+        """Join every pair of blocks that falls to this rank; raises Stopped on all where one is asked to stop."""
+        hops = list(laps(self.most, self.share.world.size))
+        move = self._start(hops[0], None) if hops else Move()
+        try:
+            self._home(move.poke)
+            for hop, after in zip(hops, [*hops[1:], None], strict=False):
+                move.wait()
+                block, slab = move.block, move.slab
+                move = self._start(after, slab) if after else Move()
+                if block is not None and slab is not None:
+                    self._visit(hop[1], block, slab, move.poke)
+                self._turn()
+        except Stopped:
+            move.wait()  # the other side waits for it too
+            raise
+        self.progress.finish()
+
+    def _home(self, poke: Callable[[], None]) -> None:
+        """Join what this rank holds."""
+        for start in range(0, self.most, self.span):
+            panel = self._panel(start)
+            self.pairs.inner(panel, poke)
+            self.progress.add(panel, list(panel), half=True)
+            self._turn()
+            for at in range(start + self.span, self.most):
+                if at < len(self.own):
+                    self.pairs.meet(panel, self.own[at], self.held[self.own[at]], poke)
+                    self.progress.add(panel, [self.own[at]])
+                self._turn()
+
+    def _visit(self, step: int, block: int, slab: Slab, poke: Callable[[], None]) -> None:
+        """Join a block that has come `step` hops with those that this rank holds."""
+        opposite = 2 * step == self.share.world.size
+        for start in range(0, len(self.own), self.span):
+            panel = {one: ready for one, ready in self._panel(start).items() if not opposite or falls(one, block)}
+            self.pairs.meet(panel, block, slab, poke)
+            self.progress.add(panel, [block])
+
+    def _panel(self, start: int) -> dict[int, list[Block]]:
+        """Return some blocks that this rank holds, made ready; the last panel is kept, often it is the only one."""
+        if self._ready[0] != start:
+            self._ready = (-1, {})
+            blocks = self.own[start : start + self.span]
+            self._ready = (start, {block: [s.unit() for s in self.held[block].cut()] for block in blocks})
+        return self._ready[1]
+
+    def _start(self, hop: tuple[int, int], visitor: Slab | None) -> Move:
+        """Start the transfers of a hop: what came last, or a block held here, goes on; the next one comes."""
+        lap, step = hop
+        share, world = self.share, self.share.world
+        leaving = visitor
+        if step == 1:
+            leaving = self.held[self.own[lap]] if lap < len(self.own) else None
+        theirs = share.held((world.rank + step) % world.size)
+        block = theirs[lap] if lap < len(theirs) else None
+        slab = self.held.empty(block) if block is not None else None
+        before, after = (world.rank - 1) % world.size, (world.rank + 1) % world.size
+        coming = [world.receive(array, after) for array in _arrays(slab)]
+        return Move(block, slab, coming + [world.send(array, before) for array in _arrays(leaving)])
+
+    def _turn(self) -> None:
+        """Agree whether to stop, or to save what is done."""
+        ledger = self.pairs.ledger
+        news = self.share.world.allgather((self.pairs.stopping(), ledger.flops))
+        stop = any(stopping for stopping, _ in news)
+        if stop or sum(done for _, done in news) > self.limit:
+            ledger.save(self.pairs.forest)
+        if stop:
+            raise Stopped("the join was asked to stop, and has kept the blocks that it had joined")
+
+
+def _arrays(slab: Slab | None) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    return [slab.numbers, slab.rows, slab.squares] if slab is not None and len(slab) else []
+
+
+def laps(blocks: int, ranks: int) -> Iterator[tuple[int, int]]:
+    """Give the hops in order, as (lap, step): in lap k the k-th block of each rank makes half a round."""
+    return ((lap, step) for lap in range(blocks if ranks > 1 else 0) for step in range(1, ranks // 2 + 1))
+
+
+def falls(held: int, visitor: int) -> bool:
+    """Return whether a pair of blocks of opposite ranks, which see each other's, falls to the one that holds `held`."""
+    return ((held + visitor) % 2 == 0) == (held < visitor)
+
+
+class Progress:
+    """Tells of the rows of the join as this rank's pairs go by; its share stands for the others'."""
+
+    def __init__(self, share: Share, held: Held, advance: Callable[[int], None]) -> None:
+        self._sizes, self._rows, self._advance = held.sizes, share.rows, advance
+        self._told, self._done = 0, 0.0
+        own, ranks = sum(held.sizes[block] for block in share.held(share.world.rank)), share.world.size
+        self._total = own * sum(held.sizes) / 2 if ranks > 1 else own * own / 2
+
+    def add(self, ones: Sequence[int] | dict[int, list[Block]], others: Sequence[int], half: bool = False) -> None:
+        """Take in that blocks have met others."""
+        met = sum(self._sizes[one] for one in ones) * sum(self._sizes[other] for other in others)
+        self._done += met / 2 if half else met
+        self._tell(int(self._rows * min(1.0, self._done / self._total)) if self._total else 0)
+
+    def finish(self) -> None:
+        """Tell of the rest."""
+        self._tell(self._rows)
+
+    def _tell(self, rows: int) -> None:
+        if rows > self._told:
+            self._advance(rows - self._told)
+            self._told = rows
+
+
+def merge(world: World, forest: Forest) -> None:
+    """Unite the forests of all ranks, in a tree, and give all of them the roots."""
+    reach = 1
+    while reach < world.size:
+        if world.rank % (2 * reach) == reach:
+            for start in range(0, len(forest), MERGE_ROWS):
+                world.send(forest.parent[start : start + MERGE_ROWS], world.rank - reach).wait()
+            break
+        if world.rank + reach < world.size:
+            _take(world, forest, world.rank + reach)
+        reach *= 2
+    if world.rank == 0:
+        forest.parent = forest.roots()
+    spread(world, forest.parent)
+    forest.news()
+
+
+def _take(world: World, forest: Forest, source: int) -> None:
+    """Merge another rank's forest, a piece at a time."""
+    for start in range(0, len(forest), MERGE_ROWS):
+        piece = np.empty_like(forest.parent[start : start + MERGE_ROWS])
+        world.receive(piece, source).wait()
+        forest.merge(piece, start)
+        forest.news()
