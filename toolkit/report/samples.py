@@ -85,7 +85,7 @@ def samples(run: Run) -> Samples:
 
 def drops(run: Run, stage: Stage, step: str) -> int:
     """Return how many pairs a step of the stage dropped so far."""
-    return sum(entry.mark.drops.get(step, 0) for entry in run.marks(stage).values())
+    return run.marks(stage).sum(f"drops.{step}")
 
 
 @dataclass
@@ -112,7 +112,7 @@ class _Reader:
             entries = self.run.marks(stage)
             if entries:
                 pairs = self._pairs(stage, self._first(stage, None, KEPT))
-                total = sum(entry.mark.rows_out for entry in entries.values())
+                total = entries.sum("rows_out")
                 return Sample(stage=stage.folder, step="", measure="", total=total, pairs=pairs)
         return None
 
@@ -131,9 +131,9 @@ class _Reader:
 
     def _tables(self, stage: Stage, step: str | None) -> Iterator[int]:
         """Yield the numbers of the tables that may hold what is looked for, as the marks say."""
-        for unit, entry in sorted(self.run.marks(stage).items()):
-            if entry.mark.drops.get(step) if step else entry.mark.rows_out:
-                yield from self.run.shards_of(stage, unit) if stage.kind is Kind.COLLECTIVE else [unit]
+        marks = self.run.marks(stage)
+        for unit in marks.only(marks.columns[f"drops.{step}" if step else "rows_out"] > 0):
+            yield from self.run.shards_of(stage, unit) if stage.kind is Kind.COLLECTIVE else [unit]
 
     def _smallest(self, stage: Stage, step: str | None, number: int, count: int) -> list[str]:
         """Return ids to show of one table; of near-duplicates, those whose survivor is in it too come first."""
@@ -218,7 +218,8 @@ class _Reader:
             return pair.schema(stage.name).empty_table()
 
     def _blame(self, stage: Stage, name: str) -> None:
-        self.faults[f"{stage.folder}/data/{name}"] = None
+        if stage.name not in self.run.cleaned:
+            self.faults[f"{stage.folder}/data/{name}"] = None
 
 
 def _image(tar: IO[bytes], row: Row) -> bytes | Fault:

@@ -60,6 +60,7 @@ class Outcome:
 def drive(run: Run, display: Display, until: str | None = None) -> Outcome:
     """Run every stage up to `until`, of a run that this process holds."""
     chosen = stages_until(run, until)
+    run.unclean()
     forgive(run)
     with EXECUTORS[run.config.executor.kind](run) as execute:
         driver = Driver(run, execute, display, run.config.executor.retries)
@@ -95,8 +96,7 @@ class Wave:
 
 def wave(run: Run, stage: Stage, units: Sequence[int]) -> Wave:
     """Return what is to be done of some units of a stage."""
-    run.ledger.entries(stage)
-    missing = [u for u in units if run.valid(stage, u) is None]
+    missing = run.missing(stage, units)
     return Wave(missing, [u for u in missing if run.ready(stage, u)])
 
 

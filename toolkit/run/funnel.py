@@ -18,23 +18,22 @@ def funnel(run: Run) -> list[FunnelRow]:
     Pairs of shards that a stage has not done (or that were set aside) leave the funnel in a row of their own.
     """
     off = not_run(run.config)
-    left = sum(entry.mark.rows_in for entry in run.marks(BY_NAME["source"]).values())
+    left = run.marks(BY_NAME["source"]).sum("rows_in")
     rows = [_row("raw", left or None, None, "run")]
     for stage in STAGES:
-        marks = [e.mark for u, e in run.marks(stage).items() if u < run.units(stage)] if stage in run.stages else []
-        if marks and stage.kind is not Kind.REDUCE and left > (arrived := sum(mark.rows_in for mark in marks)):
+        marks = run.sound(stage) if stage in run.stages else None
+        if marks and stage.kind is not Kind.REDUCE and left > (arrived := marks.sum("rows_in")):
             rows.append(_row(f"{stage.name}: shards not done", arrived, left - arrived, "missing"))
             left = arrived
         for step in stage.steps:
-            drops = sum(mark.drops.get(step, 0) for mark in marks)
-            changed = sum(mark.counts.get(step, 0) for mark in marks)
             if step in off:
                 rows.append(_row(step, None, None, "not run"))
             elif not marks:
                 rows.append(_row(step, None, None, "run"))
             elif step in REWRITES:
-                rows.append(_row(step, left, changed, "rewrite"))
+                rows.append(_row(step, left, marks.sum(f"counts.{step}"), "rewrite"))
             else:
+                drops = marks.sum(f"drops.{step}")
                 left -= drops
                 rows.append(_row(step, left, drops, "run"))
         rows += [_row(step, None, None, "not run") for step, before in ABSENT.items() if before == stage.name]

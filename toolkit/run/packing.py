@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from toolkit.data.stage import Kind, Stage
 from toolkit.recipe import BY_NAME
-from toolkit.run.plan import RATES
+from toolkit.run.plan import PAIRS_PER_BYTE, RATES
 from toolkit.run.run import Run
 from toolkit.run.scheduler import Limits
 
@@ -28,11 +29,16 @@ class Pack:
     tasks: int
 
 
-def pack(run: Run, stage: Stage, units: Sequence[int], limits: Limits, room: int) -> list[Pack]:
-    """Return the arrays for these units that fit into `room` queued tasks; what does not fit comes another time."""
+def pack(
+    run: Run, stage: Stage, units: Sequence[int], limits: Limits, room: int, *, seconds: float | None = None
+) -> list[Pack]:
+    """Return the arrays for these units that fit into `room` queued tasks; what does not fit comes another time.
+
+    `seconds` are those of one core that a unit takes; None = as far as the run itself tells.
+    """
     if not units or room < 1:
         return []
-    size = per_task(run, stage, len(units), limits)
+    size = per_task(run, stage, len(units), limits, unit_seconds(run, stage) if seconds is None else seconds)
     tasks = min(math.ceil(len(units) / size), room)
     arrays = []
     for start in range(0, tasks, limits.array):
@@ -42,7 +48,7 @@ def pack(run: Run, stage: Stage, units: Sequence[int], limits: Limits, room: int
     return arrays
 
 
-def per_task(run: Run, stage: Stage, units: int, limits: Limits) -> int:
+def per_task(run: Run, stage: Stage, units: int, limits: Limits, unit_s: float) -> int:
     """Return how many units one task works through."""
     wants = run.config.executor.site.of(stage.name)
     if stage.kind is Kind.COLLECTIVE:
@@ -52,18 +58,21 @@ def per_task(run: Run, stage: Stage, units: int, limits: Limits) -> int:
     cores = wants.cpus or 1
     allowed = [m for m in (wants.minutes, limits.minutes.get(wants.partition or limits.partition or "")) if m]
     seconds = min([TASK_S, *(m * 60 * USABLE for m in allowed)])
-    fitting = max(1, int(seconds * cores / max(unit_seconds(run, stage), 1e-3)))
+    fitting = max(1, int(seconds * cores / max(unit_s, 1e-3)))
     return min(max(fitting, math.ceil(units / MOST_TASKS)), units)
 
 
 def unit_seconds(run: Run, stage: Stage) -> float:
     """Return the seconds of one core that a unit takes: measured where some are done, estimated where none is."""
-    done = [float(e.mark.facts.get("seconds", 0)) for e in run.marks(stage).values()]
-    if done:
-        return statistics.median(done)
+    done = run.marks(stage).columns["seconds"]
+    if len(done):
+        return float(np.median(done))
     rate, _ = RATES[stage.name]
     chain = run.chain(stage)
-    rows = sum(e.mark.rows_out for e in run.marks(BY_NAME[chain[0]]).values()) if chain else 0
+    if chain:
+        rows = float(run.marks(BY_NAME[chain[0]]).sum("rows_out"))
+    else:
+        rows = sum(f.bytes for f in run.inputs) * PAIRS_PER_BYTE[run.config.input.kind]
     return rows / run.units(stage) / rate if rate else 0.0
 
 

