@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from toolkit.data.stage import Kind, Stage
+from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME
 from toolkit.report.visible import visible
 from toolkit.run.run import Run
@@ -21,6 +22,8 @@ _ID = re.compile(r"[0-9a-f]{32}")
 
 def why(run: Run, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the story of each pair whose id or url is one of the keys, in input order (schema in docs/formats.md)."""
+    if gone := [s.name for s in run.stages if s.name in run.cleaned and s.name not in ("words", "hosts")]:
+        raise WorkError(f"`danqing clean` gave up the tables of {', '.join(gone)}: no pair can be followed any more.")
     ids = pa.array([k for k in keys if _ID.fullmatch(k)], pa.string())
     urls = pa.array([k for k in keys if not _ID.fullmatch(k)], pa.string())
     for number in sorted(run.marks(BY_NAME["source"])):

@@ -2,6 +2,9 @@
 
 Promise: a name that `link` has published is never written again; what `finish` returned from has reached the disk.
 rename(2) over an existing name is used for derived files alone (`replace`), which anybody can make again.
+
+Behind the door stands `System`, the calls that change a disk. The fault harness (tests/chaos) puts another one in its
+place, which fails, forgets what was never synced, or ends the process at any of them.
 """
 
 from __future__ import annotations
@@ -25,25 +28,71 @@ _AT_FDCWD = -100
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EXDEV)
 
 
+class System:
+    """The calls that change a disk, as they are."""
+
+    def create(self, path: Path) -> IO[bytes]:
+        """Open a new file for writing and reading; raises FileExistsError."""
+        return path.open("x+b", buffering=BUFFER)
+
+    def sync_file(self, path: Path) -> None:
+        """Bring what was written to a file to the disk, whoever wrote it."""
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def sync_folder(self, folder: Path) -> None:
+        """Bring the names in a folder to the disk."""
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name that nobody has; raises FileExistsError."""
+        os.link(source, target)
+
+    def move(self, source: Path, target: Path) -> None:
+        """Give a file another name that nobody has, where there are no links; raises FileExistsError."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(target))
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file another name, in place of what has it."""
+        source.rename(target)
+
+    def remove(self, path: Path) -> None:
+        """Take a name away; nothing happens where there is none."""
+        path.unlink(missing_ok=True)
+
+    def make(self, folder: Path) -> None:
+        """Make a folder with its parents."""
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def clear(self, folder: Path) -> None:
+        """Remove a folder and all in it, as far as that is possible."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+system = System()
+
+
 def create(path: Path) -> IO[bytes]:
     """Open a new file for writing and reading; raises FileExistsError."""
-    return path.open("x+b", buffering=BUFFER)
+    return system.create(path)
 
 
-def finish(file: IO[bytes]) -> None:
-    """Bring a file that was written to the disk and close it."""
-    file.flush()
-    os.fsync(file.fileno())
+def finish(path: Path, file: IO[bytes]) -> None:
+    """Close a file that was written, and bring it to the disk."""
     file.close()
+    system.sync_file(path)
 
 
 def seal(path: Path, file: IO[bytes]) -> tuple[int, str]:
     """Bring a written file to the disk, whoever closed it; return its size and digest."""
-    if file.closed:
-        with path.open("rb") as again:
-            os.fsync(again.fileno())
-    else:
-        finish(file)
+    finish(path, file)
     return path.stat().st_size, digest(path)
 
 
@@ -51,7 +100,7 @@ def write(path: Path, data: bytes) -> None:
     """Write a new file whole and bring it to the disk."""
     with create(path) as file:
         file.write(data)
-        finish(file)
+    finish(path, file)
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -59,7 +108,7 @@ def replace(path: Path, data: bytes) -> None:
     aside = path.with_name(f".{path.name}.{token()}")
     try:
         write(aside, data)
-        aside.rename(path)
+        system.rename(aside, path)
     finally:
         remove(aside)  # a full disk must not leave one more file at each try
     sync(path.parent)
@@ -71,7 +120,7 @@ def link(source: Path, target: Path) -> bool:
     On NFS a link that was reported as failed may have happened, so every error is followed by a second look.
     """
     try:
-        os.link(source, target)
+        system.link(source, target)
     except OSError as error:
         if same(source, target):
             return True
@@ -84,14 +133,14 @@ def link(source: Path, target: Path) -> bool:
 
 
 def _move(source: Path, target: Path) -> bool:
-    libc = ctypes.CDLL(None, use_errno=True)
-    args = (_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
-    if libc.renameat2(*args) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code == errno.EEXIST:
+    try:
+        system.move(source, target)
+    except FileExistsError:
         return False
-    raise OSError(code, f"neither link nor renameat2 works here ({os.strerror(code)})", str(target))
+    except OSError as error:
+        said = f"neither link nor renameat2 works here ({error.strerror})"
+        raise OSError(error.errno, said, str(target)) from error
+    return True
 
 
 def same(one: Path, other: Path) -> bool:
@@ -104,17 +153,13 @@ def same(one: Path, other: Path) -> bool:
 
 def sync(folder: Path) -> None:
     """Bring a folder's names to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    system.sync_folder(folder)
 
 
 def make(folder: Path) -> Path:
     """Make a folder with its parents, where they are missing, and bring their names to the disk."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    system.make(folder)
     for path in missing:
         sync(path.parent)
     return folder
@@ -128,12 +173,12 @@ def private(folder: Path) -> Path:
 
 def remove(path: Path) -> None:
     """Remove a file; nothing happens where there is none."""
-    path.unlink(missing_ok=True)
+    system.remove(path)
 
 
 def clear(folder: Path) -> None:
     """Remove a folder and all in it, as far as that is possible: another attempt may be removing it too."""
-    shutil.rmtree(folder, ignore_errors=True)
+    system.clear(folder)
 
 
 def token() -> str:

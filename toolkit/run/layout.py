@@ -65,6 +65,11 @@ class Layout:
         return self.jobs / "cancelled"
 
     @property
+    def cleaned(self) -> Path:
+        """Names the stages whose data was given up to make room."""
+        return self.root / "cleaned.json"
+
+    @property
     def funnel(self) -> Path:
         """The funnel as JSON."""
         return self.root / "funnel.json"

@@ -13,13 +13,17 @@ from toolkit.data import pair, table
 from toolkit.data.stage import Stage
 from toolkit.data.verdict import alive
 from toolkit.errors import WorkError
-from toolkit.recipe import BY_NAME
+from toolkit.recipe import BY_NAME, USES
 from toolkit.run.layout import relative
 from toolkit.run.run import Run
 
 
 def read(run: Run, stage: Stage, unit: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a published table; raises WorkError that names the file where it is missing or damaged."""
+    """Return a published table; raises WorkError that names the file where it is missing, damaged or cleaned."""
+    if stage.name in run.cleaned:
+        raise WorkError(
+            f"The tables of {stage.name} were given up by `danqing clean`; {USES[stage.name]} can not be had any more."
+        )
     path = run.layout.file(stage, relative(unit, ".parquet"))
     try:
         with path.open("rb") as file:
@@ -48,8 +52,8 @@ class Shard:
         self._repeated: pa.Table | None = None
 
     def table(self, stage: Stage, columns: Sequence[str] | None = None) -> pa.Table | None:
-        """Return the stage's table of this shard, or None where the stage is not done or stale."""
-        if not self.run.valid(stage, self.run.unit_of(stage, self.number)):
+        """Return the stage's table of this shard, or None where the stage is not done, stale or cleaned."""
+        if stage.name in self.run.cleaned or not self.run.valid(stage, self.run.unit_of(stage, self.number)):
             return None
         return read(self.run, stage, self.number, columns)
 
