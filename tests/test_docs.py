@@ -34,6 +34,7 @@ from toolkit.report.status import status
 from toolkit.report.why import why
 from toolkit.run import executors
 from toolkit.run.drive import drive
+from toolkit.run.failures import Failure
 from toolkit.run.funnel import funnel
 from toolkit.run.funnel import tree as funnel_tree
 from toolkit.run.ledger import Mark
@@ -237,9 +238,15 @@ def test_files_of_a_run_are_as_documented(tiny: Tiny) -> None:
     assert set(head) == {"digest", "shards", "toolkit", "versions", "config"}
     assert [len(json.loads(line)) for line in (root / "inputs.jsonl").read_text().splitlines()] == [2]
     fits(json.loads((root / "funnel.json").read_bytes()), list[FunnelRow])
-    assert set(json.loads(tiny.failed)) == {"unit", "time", "reason", "trace"}
-    folded = {"unit": pa.int32(), "digest": pa.string(), "mark": pa.string()}
-    assert pq.read_schema(root / "10_source" / "done.parquet").equals(pa.schema(folded))
+    fits(json.loads(tiny.failed), Failure)
+    page = (PROJECT / "docs" / "formats.md").read_text(encoding="utf-8")
+    section = page.partition("- **done.parquet**")[2].partition("\n- **")[0]
+    for stage in tiny.run.stages:
+        for column in pq.read_schema(root / stage.folder / "done.parquet"):
+            kind = column.name.partition(".")[0]
+            numbers = {"mark": pa.string(), "seconds": pa.float64()}.get(kind, pa.int64())
+            assert column.type == (pa.binary(32) if kind in ("digest", "living", "input") else numbers)
+            assert f"`{kind}`" in section or f"`{kind}.ST" in section
     manifest = json.loads((export / "manifest.json").read_bytes())
     assert set(manifest) == {"config", "files", "missing", "toolkit", "totals"}
     fits(manifest["files"], list[Output])

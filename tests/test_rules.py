@@ -59,7 +59,7 @@ CHANGES = {
 OF_OS = CHANGES | {"replace", "remove"}
 HEAVY = {
     *("numpy", "pyarrow", "cv2", "aiohttp", "h5py", "torch", "pydantic", "yaml", "PIL", "opencc", "rjieba", "fasttext"),
-    *("fastwarc", "selectolax", "rich.progress", "datasets"),
+    *("fastwarc", "selectolax", "rich.progress", "datasets", "submitit", "mpi4py"),
 }
 
 

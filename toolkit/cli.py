@@ -88,19 +88,40 @@ def _submit(opened: Any, until: str | None, wait: bool) -> None:
     step = advance.hold(opened, until)
     for line in step_lines(opened, step):
         typer.echo(line)
-    if wait and not step.ended:
-        step = advance.finish(opened, until)
+    if wait and not (step.ended or step.cancelled):
+        step = _wait(opened, until)
         for line in step_lines(opened, step):
             typer.echo(line)
-    _ended(step)
+    _ended(opened, step)
 
 
-def _ended(step: Any) -> None:
+def _wait(opened: Any, until: str | None) -> Any:
+    """Show how far the jobs are until they have ended; return the last step."""
+    from toolkit.report.logs import command
+    from toolkit.report.watch import watch
+    from toolkit.run import advance
+
+    root = opened.layout.root
+    try:
+        with watch(opened) as show:
+            return advance.finish(opened, until, show)
+    except KeyboardInterrupt:
+        raise WorkError(
+            f"Interrupted, but the jobs go on. `{command('status', root)}` shows how far they are, "
+            f"`{command('cancel', root)}` calls them back."
+        ) from None
+
+
+def _ended(opened: Any, step: Any) -> None:
     """End with 1 where a run on a cluster is as far as it goes and not complete."""
+    from toolkit.report.logs import command
+
+    root = opened.layout.root
+    again = f"`danqing run CONFIG` or `{command('retry', root)}` goes on; finished work is kept."
     if step.cancelled:
-        raise WorkError(f"The run was called back: {step.cancelled}. Run the same command again to go on.")
+        raise WorkError(f"The run was called back: {step.cancelled}. {again}")
     if step.ended and not step.outcome.complete:
-        raise WorkError(_incomplete(step.outcome))
+        raise WorkError(f"{_incomplete(step.outcome, again)} `{command('logs', root)}` shows why.")
 
 
 def _work(opened: Any, until: str | None) -> None:
@@ -116,8 +137,7 @@ def _work(opened: Any, until: str | None) -> None:
         raise WorkError(_incomplete(outcome))
 
 
-def _incomplete(outcome: Any) -> str:
-    again = "Run the same command again to go on; finished work is kept."
+def _incomplete(outcome: Any, again: str = "Run the same command again to go on; finished work is kept.") -> str:
     if outcome.stopped:
         return f"Stopped before the end, as asked. {again}"
     named = [f"{stage} {unit:06d}: {reason.rstrip('.')}" for (stage, unit), reason in list(outcome.aside.items())[:5]]
@@ -136,7 +156,12 @@ def plan(config: ConfigPath, sets: Sets = None, as_json: Json = False) -> None:
 
     opened = look(_load(config, sets))
     _check(opened.config)
-    _print(tree(opened, make(opened)), as_json, plan_lines)
+    rows, cluster = make(opened), None
+    if opened.config.executor.kind == "slurm":
+        from toolkit.run.forecast import forecast
+
+        cluster = forecast(opened, rows)
+    _print(tree(opened, rows, cluster), as_json, plan_lines)
 
 
 @app.command()
@@ -147,6 +172,35 @@ def status(run_folder: RunPath, as_json: Json = False) -> None:
     from toolkit.run.run import open_run
 
     _print(state(open_run(run_folder)), as_json, lines)
+
+
+@app.command()
+def logs(
+    run_folder: RunPath,
+    name: Annotated[
+        str | None, typer.Argument(metavar="STAGE", help="A stage, or advance.", show_default=False)
+    ] = None,
+    unit: Annotated[
+        int | None, typer.Argument(metavar="SHARD", help="A unit, as `status` names it.", show_default=False)
+    ] = None,
+    lines: Annotated[int, typer.Option("--lines", min=0, help="Last lines of a log that are shown.")] = 20,
+) -> None:
+    """Show what failed and why, and the end of the log that tells of it."""
+    from toolkit.report import logs as said
+    from toolkit.run.records import ADVANCE
+    from toolkit.run.run import open_run
+
+    opened = open_run(run_folder)
+    if name is None:
+        found = said.overview(opened)
+    elif name == ADVANCE:
+        found = said.of_advance(opened, lines)
+    elif unit is None:
+        found = said.of_stage(opened, _stage_of(opened, name), lines)
+    else:
+        found = said.of_unit(opened, _stage_of(opened, name), unit, lines)
+    for line in found:
+        typer.echo(line)
 
 
 @app.command()
@@ -233,16 +287,19 @@ def stage(
     """Run one stage on plain files, without a run folder."""
     from toolkit.config.config import alone, expand
     from toolkit.report.display import stage_lines
-    from toolkit.run import signals
+    from toolkit.run import mpi, signals
     from toolkit.run.plain import run_stage
 
-    _stage(name)
-    loaded = alone(name, config, sets or [])
-    if name in ("fetch", "hosts"):
-        _check(loaded)
-    paths = dict.fromkeys(Path(path) for pattern in inputs for path in expand(pattern, "--input"))
-    signals.interrupt()
-    task = run_stage(name, list(paths), output, loaded)
+    with mpi.guard(world := mpi.world()):
+        _shared(_stage(name), world)
+        loaded = alone(name, config, sets or [])
+        if name in ("fetch", "hosts"):
+            _check(loaded)
+        paths = dict.fromkeys(Path(path) for pattern in inputs for path in expand(pattern, "--input"))
+        signals.interrupt()
+        task = run_stage(name, list(paths), output, loaded, world)
+    if world.rank:
+        return
     for line in stage_lines(task):
         typer.echo(line)
     if task.broken:
@@ -260,15 +317,19 @@ def task(
 ) -> None:
     """Try units of one stage once each, in this process: what a job runs."""
     from toolkit.report.display import Log
-    from toolkit.run import job, signals
+    from toolkit.run import executors, job, mpi, signals
     from toolkit.run.run import open_run
 
-    opened = open_run(run_folder)
-    stage = _stage_of(opened, name)
-    chosen = job.part(job.numbers(units, opened.all_units(stage)), part)
-    signals.reset()
-    signals.listen(signals.INTERRUPT)
-    outcome = job.work(opened, stage, chosen, Log(opened))
+    with mpi.guard(world := mpi.world()):
+        opened = open_run(run_folder)
+        stage = _shared(_stage_of(opened, name), world)
+        chosen = job.part(job.numbers(units, opened.all_units(stage)), part)
+        signals.reset()
+        signals.listen(signals.INTERRUPT)
+        if world.rank:
+            executors.follow(opened, world)
+            return
+        outcome = job.work(opened, stage, chosen, Log(opened), world)
     for line in job.leave(opened) if outcome.stopped else ():
         typer.echo(line)
     if not outcome.complete:
@@ -286,7 +347,7 @@ def advance(run_folder: RunPath, until: Until = None) -> None:
     step = steps.patient(opened, until)
     for line in step_lines(opened, step):
         typer.echo(line)
-    _ended(step)
+    _ended(opened, step)
 
 
 @app.command()
@@ -307,11 +368,31 @@ def retry(
 @app.command()
 def cancel(run_folder: RunPath) -> None:
     """Call back all jobs of a run on a cluster; what is finished is kept, `danqing run` goes on."""
+    from toolkit.report.display import cancel_lines
     from toolkit.run import advance as steps
     from toolkit.run.run import open_run
 
-    numbers = steps.cancel(open_run(run_folder))
-    typer.echo(f"called back: {', '.join(map(str, numbers))}" if numbers else "no job of this run waits or runs")
+    opened = open_run(run_folder)
+    for line in cancel_lines(opened, steps.cancel(opened)):
+        typer.echo(line)
+
+
+@app.command()
+def clean(
+    run_folder: RunPath,
+    keep: Annotated[str, typer.Option(metavar="A,B", help="Stages whose data stays.")] = "export,features",
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would go.")] = False,
+) -> None:
+    """Remove the data of a complete run that is no longer needed, after verifying it; its marks stay."""
+    from toolkit.report.display import clean_lines
+    from toolkit.run import clean as cleaning
+    from toolkit.run.run import open_run
+
+    opened = open_run(run_folder)
+    if yes:
+        opened.hold()
+    for line in clean_lines(cleaning.clean(opened, keep) if yes else cleaning.room(opened, keep), yes):
+        typer.echo(line)
 
 
 @app.command()
@@ -351,6 +432,18 @@ def _stage(name: str) -> Any:
     if name not in BY_NAME:
         raise UserError(f"There is no stage {name!r}; the stages are {', '.join(BY_NAME)}.")
     return BY_NAME[name]
+
+
+def _shared(stage: Any, world: Any) -> Any:
+    """Return the stage; raises UserError where several ranks were started for one that they do not share."""
+    from toolkit.data.stage import Kind
+
+    if world.size > 1 and stage.kind is not Kind.COLLECTIVE:
+        raise UserError(
+            f"The stage {stage.name} was started as {world.size} MPI ranks; only dedup and merge are shared by ranks. "
+            "Start it as one process."
+        )
+    return stage
 
 
 def _stage_of(opened: Any, name: str) -> Any:

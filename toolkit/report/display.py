@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shlex
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from toolkit.data.stage import Kind, Stage, stem
 from toolkit.recipe import BY_NAME
+from toolkit.report.logs import command
 from toolkit.run import clock, scheduler
 from toolkit.run.drive import Outcome
 from toolkit.run.funnel import funnel, tree
@@ -139,12 +139,12 @@ class Bars:
 def summary(run: Run, outcome: Outcome, took: str = "") -> Iterator[str]:
     """Return the last lines of a run."""
     yield from funnel_lines(tree(funnel(run)))
-    damages = sum(e.mark.damages for s in run.stages for e in run.marks(s).values())
+    damages = sum(run.marks(stage).sum("damages") for stage in run.stages)
     if damages:
-        yield f"{damages} damaged records or files were passed over; `danqing status {run.layout.root}` names them."
+        yield f"{damages} damaged records or files were passed over; `{command('status', run.layout.root)}` names them."
     if outcome.complete and run.complete(run.stages[-1]):
         yield f"The dataset is in {run.layout.data(run.stages[-1])}{took}."
-        yield f"Next: danqing verify {run.layout.root}"
+        yield f"Next: {command('verify', run.layout.root)}"
 
 
 def funnel_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -196,7 +196,8 @@ def plan_lines(state: dict[str, Any]) -> Iterator[str]:
     yield f"{state['run_dir']}  digest {state['digest']}"
     yield (
         f"{state['input_files']:,} input files, {state['input_bytes'] / 1e9:.3f} GB; {state['shards']:,} shards, "
-        f"{state['batches']} batches; executor {state['executor']}, {state['workers']} workers"
+        f"{state['batches']} batches; executor {state['executor']}"
+        + ("" if state["cluster"] else f", {state['workers']} workers")
     )
     yield f"{'stage':<8} {'kind':<10} {'done':>13} {'rows':>13} {'GB':>10} {'core-hours':>11}"
     for row in state["stages"]:
@@ -206,24 +207,78 @@ def plan_lines(state: dict[str, Any]) -> Iterator[str]:
             f"{row['gigabytes']:>10,.3f} {row['core_hours']:>11,.3f}"
         )
     gigabytes, core_hours, hours = state["gigabytes"], state["core_hours"], state["hours"]
-    yield f"about {gigabytes:,.2f} GB on disk, {core_hours:,.2f} core-hours, {hours:,.2f} hours"
+    if state["cluster"]:
+        yield from _jobs_lines(state["cluster"])
+    chain = " in the longest chain" if state["cluster"] else ""
+    yield f"about {gigabytes:,.2f} GB on disk, {core_hours:,.2f} core-hours, {hours:,.2f} hours{chain}"
     yield "Rows of stages that have not run, and all hours, are estimates: the paper's shares, this toolkit's rates."
 
 
+def _jobs_lines(cluster: dict[str, Any]) -> Iterator[str]:
+    """Return what a plan asks of a cluster."""
+    heads = ("jobs", "tasks", "shards/task", "cores/task", "minutes/task", "longest task, h", "stage, h")
+    yield f"\n{'stage':<8} " + " ".join(f"{head:>{max(8, len(head))}}" for head in heads)
+    for row in cluster["stages"]:
+        minutes = "no limit" if row["minutes"] is None else f"{row['minutes']:,}"
+        yield (
+            f"{row['stage']:<8} {row['jobs']:>8,} {row['tasks']:>8,} {row['shards_per_task']:>11,} {row['cores']:>10,} "
+            f"{minutes:>12} {row['task_hours']:>15,.3f} {row['hours']:>8,.3f}"
+        )
+    yield f"{cluster['jobs']:,} jobs (calls of sbatch) with {cluster['tasks']:,} tasks; nothing is submitted yet"
+    for row in cluster["stages"]:
+        if row["minutes"] is not None and row["task_hours"] * 60 > row["minutes"]:
+            yield (
+                f"{row['stage']}: its longest task may take {row['task_hours'] * 60:,.0f} minutes and asks for "
+                f"{row['minutes']:,}; raise minutes, or lower shards_per_task (executor.site.stages.{row['stage']})"
+            )
+    known = "read from this cluster" if cluster["limits_read"] else "assumed, since Slurm could not be asked"
+    yield f"Limits {known}: arrays of {cluster['max_array']:,}, {cluster['max_tasks']:,} tasks queued at one time."
+    yield "The longest chain is without the time in the queue, and with room for all tasks of a stage at once."
+
+
 def step_lines(run: Run, step: Any) -> Iterator[str]:
-    """Return what one step of a run on a cluster found and did."""
+    """Return what one step of a run on a cluster found and did, and what can be done next."""
     for record in step.submitted:
         if record.stage in BY_NAME:
-            yield f"{record.stage}: {len(record.all()):,} units in {record.tasks:,} tasks, job {record.job}"
+            units, tasks = len(record.all()), record.tasks
+            yield f"submitted {record.stage}: {_many(units, 'unit')} in {_many(tasks, 'task')}, job {record.job}"
         else:
-            yield f"job {record.job} goes on with the run when they have ended; you may log out"
+            yield f"submitted job {record.job}, which goes on with the run when they have ended; you may log out"
     moving = sorted({m.job for m in step.moving})
     if moving:
-        yield f"under way already: {len(moving)} jobs, {', '.join(map(str, moving[:10]))}"
+        more = ", ..." if len(moving) > 10 else ""
+        yield f"under way already: {_many(len(moving), 'job')}, {', '.join(map(str, moving[:10]))}{more}"
+    if step.cancelled:
+        return
+    root = run.layout.root
     if step.ended:
         yield from summary(run, step.outcome)
-    elif step.submitted or moving:
-        yield f"Follow it: danqing status {shlex.quote(str(run.layout.root))}"
+    else:
+        yield f"Follow it:    {command('status', root)}"
+        yield f"Call it back: {command('cancel', root)}"
+
+
+def cancel_lines(run: Run, numbers: Sequence[int]) -> Iterator[str]:
+    """Return what calling a run's jobs back did, and how it goes on."""
+    if numbers:
+        yield f"called back: {_many(len(numbers), 'job')}, {', '.join(map(str, numbers))}"
+    else:
+        yield "no job of this run waits or runs"
+    yield f"What is finished is kept; `danqing run CONFIG` or `{command('retry', run.layout.root)}` goes on."
+
+
+def _many(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
+def clean_lines(rooms: Iterable[Any], done: bool) -> Iterator[str]:
+    """Return what cleaning frees, and what can no longer be done afterwards."""
+    freed = 0
+    for room in rooms:
+        freed += room.bytes
+        what = "gone" if done else "would go"
+        yield f"{room.stage:<8} {room.files:>8,} files {room.bytes / 1e9:>10,.3f} GB {what}; no more: {room.loses}"
+    yield f"{freed / 1e9:,.3f} GB {'freed' if done else 'would be freed; add --yes to do it'}"
 
 
 def stage_lines(task: Any) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 from toolkit.data.stage import FunnelRow
+from toolkit.run.forecast import Forecast
 from toolkit.run.plan import StagePlan
 from toolkit.run.verify import Problem
 
@@ -28,6 +29,8 @@ class StageStatus(TypedDict):
     run redoes them."""
     failed: int
     """Units that are not done and whose last attempt failed."""
+    aside: int
+    """Those of them that have used up their attempts and are set aside; the others are tried again."""
     rows_in: int
     """Rows that the finished units read."""
     rows_out: int
@@ -53,7 +56,7 @@ class Damage(TypedDict):
     """What is wrong with it."""
 
 
-class Failure(TypedDict):
+class FailedUnit(TypedDict):
     """A unit whose last attempt failed and that is not done since."""
 
     stage: str
@@ -61,9 +64,91 @@ class Failure(TypedDict):
     unit: int
     """The unit."""
     reason: str
-    """Why it failed, in one line."""
+    """Why it failed, in one line; hostile, like all that a log holds."""
+    attempts: int
+    """Attempts that failed by the unit's own fault."""
+    aside: bool
+    """Whether it has used up its attempts; else it is tried again."""
+    time: str
+    """When the last attempt ended, UTC."""
+    job: str | None
+    """The job of Slurm, or array element, that it ran in; null where there was none."""
     log: str
     """Path of the file with the traceback."""
+    tail: list[str]
+    """The last lines of that job's log, with control characters as escapes; of the first 5 failures alone that have
+    one, for `danqing logs` shows all."""
+
+
+class StageUnits(TypedDict):
+    """How a stage's units stand under slurm. Each is done (StageStatus), or counts in one of the four numbers."""
+
+    stage: str
+    """Name of the stage."""
+    pending: int
+    """Units that wait: for their task to start, for an earlier stage, or for somebody to submit them."""
+    running: int
+    """Units of tasks that run, those that are done apart; a task works through its units one after another, or as many
+    at once as it has processors."""
+    again: int
+    """Units whose last attempt failed and that will be tried again."""
+    aside: int
+    """Units that are set aside."""
+    rate: float | None
+    """Units an hour, of the last units done; null where nothing of the stage runs or nothing was done yet."""
+    ends: str | None
+    """When the stage ends at that rate, UTC; null where there is none."""
+
+
+class LiveJob(TypedDict):
+    """Tasks of one job or array that Slurm holds, all in the same state for the same reason."""
+
+    job: int
+    """Number of the job or array."""
+    stage: str
+    """The stage; advance for the small job that goes on with the run."""
+    tasks: int
+    """Array elements in this state; 1 of a job that is no array."""
+    state: str
+    """Slurm's word: PENDING, RUNNING, COMPLETING, SUSPENDED, ..."""
+    reason: str
+    """Slurm's word for why they wait; empty where they do not."""
+    why: str
+    """The same in words; empty where there are none for it."""
+
+
+class EndedJob(TypedDict):
+    """Tasks of one job or array that ended before their units were done, or were interrupted and wait to start again.
+
+    Nobody has judged them yet: that happens once all jobs of the stage have ended."""
+
+    job: int
+    """Number of the job or array."""
+    stage: str
+    """The stage."""
+    tasks: int
+    """Array elements that ended so."""
+    state: str
+    """Slurm's word: TIMEOUT, OUT_OF_MEMORY, PREEMPTED, NODE_FAIL, FAILED, ...; UNKNOWN where it has none."""
+    why: str
+    """The same in words, of one of them."""
+
+
+class ClusterStatus(TypedDict):
+    """What a run's jobs do."""
+
+    problem: str | None
+    """Why Slurm could not be asked; null where it could. Then nobody knows what runs, and all else is true."""
+    cancelled: str | None
+    """Why the jobs of this run were called back; null where they were not."""
+    stuck: bool | None
+    """Whether nothing moves and the run is not complete, so that somebody must start it again; null: nobody knows."""
+    stages: list[StageUnits]
+    """One entry a stage, in order."""
+    jobs: list[LiveJob]
+    """What Slurm holds of this run."""
+    ended: list[EndedJob]
+    """What ended badly and was not judged yet; a unit's failure that is told in `failed` is not told again."""
 
 
 class Status(TypedDict):
@@ -87,8 +172,10 @@ class Status(TypedDict):
     """Bad records and files passed over, in all."""
     damage: list[Damage]
     """The first 20 of them; each mark names up to 100 of its own."""
-    failed: list[Failure]
+    failed: list[FailedUnit]
     """What the next run has to do again."""
+    cluster: ClusterStatus | None
+    """What the jobs do; null where `executor.kind` is not slurm."""
 
 
 class Plan(TypedDict):
@@ -109,7 +196,7 @@ class Plan(TypedDict):
     executor: str
     """`executor.kind`."""
     workers: int
-    """Processes that work at once."""
+    """Processes that work at once; 1 under slurm, where the cluster decides."""
     stages: list[StagePlan]
     """One entry a stage, in order."""
     gigabytes: float
@@ -117,7 +204,9 @@ class Plan(TypedDict):
     core_hours: float
     """Hours of one core that are still to be worked."""
     hours: float
-    """The same, shared among the workers."""
+    """The same, shared among the workers; under slurm the longest chain of tasks."""
+    cluster: Forecast | None
+    """What the run asks of the cluster; null where `executor.kind` is not slurm."""
 
 
 class Proof(TypedDict):

@@ -7,27 +7,29 @@ names of the run's jobs, what is done of the ledger. Nothing depends on a job's 
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 
 from toolkit.data.stage import Stage
 from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME
-from toolkit.run import clock, failures, files, jobs, scheduler
+from toolkit.run import clock, failures, files, jobs, records, scheduler
 from toolkit.run.drive import Outcome, clear, settle, stages_until, wave
-from toolkit.run.job import ranges
-from toolkit.run.jobs import ADVANCE, Record
+from toolkit.run.job import EARLY_S
 from toolkit.run.packing import pack, room
+from toolkit.run.records import ADVANCE, Record, ranges
 from toolkit.run.run import Run
 from toolkit.run.scheduler import Ended, Limits, Live
 
 LONGEST_WAIT_S = 3600
-_TURNS = 120  # seconds to wait for another step
-_PATIENCE = 15  # minutes to wait for Slurm
+_PATIENCE_S = 15 * 60  # to wait for Slurm
 
 
 @dataclass
@@ -52,7 +54,7 @@ def advance(run: Run, until: str | None = None) -> Step:
         step.cancelled = run.layout.cancelled.read_text()
         return step
     at_work = sorted({m.job for m in step.moving if _stage(run, m) != ADVANCE})
-    others = [m for m in step.moving if _stage(run, m) == ADVANCE and _goes_first(m)]
+    others = [m for m in step.moving if _stage(run, m) == ADVANCE and _goes_first(run, m, until)]
     if at_work and not others and run.config.executor.site.advance:
         step.submitted.append(jobs.follow(run, at_work, until))
     if at_work or others:
@@ -66,26 +68,23 @@ def advance(run: Run, until: str | None = None) -> Step:
     return step
 
 
-def _own() -> int | None:
-    """Return the number of the job that this process runs in."""
-    element = scheduler.element()
-    return int(element.partition("_")[0]) if element else None
-
-
-def _goes_first(other: Live) -> bool:
-    """Return whether this step is left to another `advance`: of two that run at once the younger takes it."""
-    own = _own()
+def _goes_first(run: Run, other: Live, until: str | None) -> bool:
+    """Return whether this step is left to another `advance`, which goes as far: of two at once the younger takes it."""
+    theirs = next((r.until for r in records.records(run) if r.job == other.job), "")
+    if len(stages_until(run, theirs or None)) < len(stages_until(run, until)):
+        return False
+    own = scheduler.own()
     return own is None or other.state == "PENDING" or other.job > own
 
 
 def _moving(run: Run) -> list[Live]:
     """Return what Slurm holds of this run, this process's own job apart."""
-    own = _own()
-    return [m for m in scheduler.live(list(jobs.names(run))) if m.job != own]
+    own = scheduler.own()
+    return [m for m in scheduler.live(list(records.names(run))) if m.job != own]
 
 
 def _stage(run: Run, job: Live) -> str:
-    return jobs.names(run)[job.name]
+    return records.names(run)[job.name]
 
 
 def _one_stage(run: Run, chosen: Sequence[Stage], until: str | None, step: Step) -> None:
@@ -97,7 +96,7 @@ def _one_stage(run: Run, chosen: Sequence[Stage], until: str | None, step: Step)
             if not todo:
                 continue
             limits = limits or scheduler.limits()
-            step.submitted += _send(run, stage, todo, limits, {})
+            step.submitted += _send(run, stage, todo, limits)
             if step.submitted:
                 step.submitted.append(jobs.follow(run, [r.job for r in step.submitted], until))
             else:  # no room in the queue: look again later
@@ -113,9 +112,10 @@ def _all_stages(run: Run, chosen: Sequence[Stage], until: str | None, step: Step
     for stage in chosen:
         for units in (range(run.units(stage)), range(run.units(stage), run.all_units(stage))):
             gone = failures.aside(run, stage)
-            missing = [u for u in wave(run, stage, units).missing if u not in gone]
-            options = {"dependency": f"afterany:{':'.join(map(str, before))}"} if before else {}
-            sent = _send(run, stage, missing, limits, options)
+            found = wave(run, stage, units)
+            todo = [u for u in (found.missing if before else found.todo) if u not in gone]
+            queued = sum(r.tasks for r in step.submitted)
+            sent = _send(run, stage, todo, limits, before=before, queued=queued)
             step.submitted += sent
             before = [r.job for r in sent] or before
     if not step.submitted:
@@ -137,17 +137,34 @@ def _todo(run: Run, stage: Stage, units: Sequence[int], outcome: Outcome) -> lis
     return [u for u in found.todo if u not in gone]
 
 
-def _send(run: Run, stage: Stage, units: Sequence[int], limits: Limits, options: dict[str, str]) -> list[Record]:
-    """Submit units: those that failed before after a while, the others now."""
+def _send(
+    run: Run, stage: Stage, units: Sequence[int], limits: Limits, *, before: Sequence[int] = (), queued: int = 0
+) -> list[Record]:
+    """Submit units, behind other jobs: those that failed before after a while, the others now."""
+    options = {"dependency": f"afterany:{':'.join(map(str, before))}"} if before else {}
     tried = Counter({f.unit: f.attempts for f in failures.failures(run, stage)})
     sent: list[Record] = []
     for failed in sorted({tried[u] for u in units}):
         own = [u for u in units if tried[u] == failed]
         wait = {"begin": f"now+{_wait_s(run, failed)}"} if failed else {}
-        for array in pack(run, stage, own, limits, room(limits, sum(r.tasks for r in sent))):
+        for array in pack(run, stage, own, limits, room(limits, queued + sum(r.tasks for r in sent))):
             for units_of, tasks in _short(array.units, array.tasks):
-                sent.append(jobs.submit(run, stage, units_of, tasks, options | wait))
+                found = _fitting(run, stage, units_of, tasks, options | wait)
+                sent += found
+                if not found or found[0].tasks < tasks:
+                    return sent  # the others come when there is room
     return sent
+
+
+def _fitting(run: Run, stage: Stage, units: Sequence[int], tasks: int, options: dict[str, str]) -> list[Record]:
+    """Submit an array, or as much of it as this user may have queued."""
+    while tasks:
+        try:
+            return [jobs.submit(run, stage, units, tasks, options)]
+        except scheduler.FullError:
+            half = tasks // 2
+            units, tasks = units[: len(units) * half // tasks], half
+    return []
 
 
 def _wait_s(run: Run, failed: int) -> int:
@@ -175,80 +192,114 @@ def judge(run: Run) -> None:
     failed. So has each unit of a task that ended badly and moved nothing: its setup lines may be wrong. What only was
     never reached is simply missing.
     """
-    ended = [r for r in jobs.records(run) if not r.settled and r.stage in BY_NAME and BY_NAME[r.stage] in run.stages]
+    ended = [r for r in records.records(run) if not r.settled and r.stage in BY_NAME and BY_NAME[r.stage] in run.stages]
     short = [r for r in ended if any(run.valid(BY_NAME[r.stage], u) is None for u in r.all())]
     history = _history(short)
     for record in short:
         states = [history.get((record.job, task)) for task in range(record.tasks)]
-        if all(state is not None and state.state == "CANCELLED" for state in states):
+        left = _Left(run, record)
+        if record.recalled:
+            pass  # whoever did so asked for nothing else, and somebody has asked to go on since
+        elif all(state is not None and state.state == "CANCELLED" for state in states):
             files.replace(run.layout.cancelled, f"job {record.job} ({record.stage}) was cancelled".encode())
-            continue
-        left = _Left(run, BY_NAME[record.stage])
-        for task, state in enumerate(states):
-            left.judge(record, task, state)
+        else:
+            for task, state in enumerate(states):
+                left.judge(task, state)
+        left.sweep()
     for record in ended:
-        jobs.write(run, msgspec.structs.replace(record, settled=True))
+        records.write(run, msgspec.structs.replace(record, settled=True))
 
 
 def _history(ended: Sequence[Record]) -> dict[tuple[int, int], Ended]:
     numbers = [record.job for record in ended]
+    elements = {(record.job, task) for record in ended for task in range(record.tasks)}
     found = scheduler.history(numbers)
     for pause_s in _LAG_S:
-        if found is None or not any(state.state in _UNSURE for state in found.values()):
+        if found is None or not _lags(found, elements):
             break
         clock.sleep(pause_s)
         found = scheduler.history(numbers)
     return found or {}
 
 
-class _Left:
-    """What unfinished attempts left in a stage's work/ folder; no job of the run moves any more."""
+def _lags(found: Mapping[tuple[int, int], Ended], elements: Set[tuple[int, int]]) -> bool:
+    """Return whether accounting has not heard yet how all of these ended."""
+    return bool(elements - found.keys()) or any(state.state in _UNSURE for state in found.values())
 
-    def __init__(self, run: Run, stage: Stage) -> None:
-        self.run, self.stage = run, stage
+
+class _Left:
+    """What the tasks of one submission left in their stage's work/ folder; no job of the run moves any more."""
+
+    def __init__(self, run: Run, record: Record) -> None:
+        self.run, self.stage, self.record = run, BY_NAME[record.stage], record
         self.attempts: dict[int, list[Path]] = {}  # an attempt that ends by itself removes its folder
-        self.parts: set[int] = set()  # units with checkpoints
-        for path in run.layout.work(stage).glob("*.*"):
+        self.won: set[int] = set()  # units of which something was kept since they were submitted
+        begin = datetime.fromisoformat(record.submitted).timestamp()
+        for path in run.layout.work(self.stage).glob("*.*"):
             unit, _, rest = path.name.partition(".")
             if rest.startswith("parts-"):
-                self.parts.add(int(unit))
+                if any(part.stat().st_mtime >= begin for part in path.glob("[0-9]*.json")):
+                    self.won.add(int(unit))
             elif path.is_dir() and unit.isdigit():
                 self.attempts.setdefault(int(unit), []).append(path)
 
-    def judge(self, record: Record, task: int, state: Ended | None) -> None:
-        """Note what failed in one task, and sweep what it left."""
-        units = record.share(task)
-        missing = [u for u in units if self.run.valid(self.stage, u) is None]
-        begun = [u for u in missing if u in self.attempts]
+    def judge(self, task: int, state: Ended | None) -> None:
+        """Note what failed in one task."""
         if state is not None and state.state in scheduler.INNOCENT:
-            begun = []
-        elif not begun and len(missing) == len(units) and not self.parts & set(units) and not self.told(record, units):
+            return
+        units = self.record.share(task)
+        missing = [u for u in units if self.missing(u)]
+        begun = [u for u in missing if u in self.attempts]
+        if not begun and len(missing) == len(units) and not self.won & set(units) and not self.told(units):
             begun = [u for u in missing if self.run.ready(self.stage, u)]
-        reason = state.told() if state is not None else "its process ended without a word"
-        element = f"{record.job}_{task}" if record.tasks > 1 else str(record.job)
+        if state is not None and state.state == "TIMEOUT":
+            begun = [u for u in begun if u not in self.won]
+        element = self.record.element(task)
         for unit in begun:
-            failures.note(self.run, self.stage, unit, f"the attempt was cut off: {reason}", job=element)
-        for unit in (u for u in missing if u in self.attempts):
-            clear(self.run, self.stage, unit)  # carries forward what was won
-            if self.run.valid(self.stage, unit) is None:
-                for path in self.attempts.pop(unit, ()):
-                    files.clear(path)  # whoever still writes there is a ghost on a lost node
+            failures.note(self.run, self.stage, unit, f"the attempt was cut off: {self.why(element, state)}", element)
 
-    def told(self, record: Record, units: Sequence[int]) -> bool:
+    def missing(self, unit: int) -> bool:
+        """Return whether a unit is not done."""
+        return self.run.valid(self.stage, unit) is None
+
+    def told(self, units: Sequence[int]) -> bool:
         """Return whether some unit of a task wrote down itself why it failed."""
         found = (failures.read(self.run, self.stage, u) for u in units)
-        return any(f is not None and (f.job or "").partition("_")[0] == str(record.job) for f in found)
+        return any(f is not None and (f.job or "").partition("_")[0] == str(self.record.job) for f in found)
+
+    def why(self, element: str, state: Ended | None) -> str:
+        """Return why a task ended, as far as anybody says."""
+        memory = scheduler.out_of_memory(records.log(self.run, self.stage, element))
+        if state is None:
+            return scheduler.MEMORY if memory else "its process ended without a word"
+        return (replace(state, state="OUT_OF_MEMORY") if memory else state).told()
+
+    def sweep(self) -> None:
+        """Carry forward what was won, and remove the rest."""
+        for unit in (u for u in self.record.all() if u in self.attempts and self.missing(u)):
+            clear(self.run, self.stage, unit)
+            if self.missing(unit):
+                for path in self.attempts[unit]:
+                    files.clear(path)  # whoever still writes there is a ghost on a lost node
 
 
 def cancel(run: Run) -> list[int]:
     """Call all jobs of a run back, and let none come again until somebody runs it; return their numbers."""
     files.private(run.layout.jobs)
     files.replace(run.layout.cancelled, f"`danqing cancel` at {clock.now()}".encode())
-    moving = scheduler.live(list(jobs.names(run)))
+    called: list[int] = []
+    while found := _order(run, [m for m in scheduler.live(list(records.names(run))) if m.job not in called]):
+        for record in (r for r in records.records(run) if r.job in found):
+            records.write(run, msgspec.structs.replace(record, recalled=True))
+        scheduler.cancel(found)
+        called += found  # and look again: a step that was under way may have submitted more
+    return called
+
+
+def _order(run: Run, moving: Sequence[Live]) -> list[int]:
+    """Return jobs in the order in which they are called back."""
     first = {m.job for m in moving if _stage(run, m) == ADVANCE}  # else it would take the end of the others for its cue
-    order = [*sorted(first), *sorted({m.job for m in moving} - first)]
-    scheduler.cancel(order)
-    return order
+    return [*sorted(first), *sorted({m.job for m in moving} - first)]
 
 
 def resume(run: Run) -> None:
@@ -257,12 +308,15 @@ def resume(run: Run) -> None:
     failures.forgive(run)
 
 
-def finish(run: Run, until: str | None) -> Step:
-    """Wait until the run's jobs have ended, asking Slurm less often as time goes by; return the last step."""
+def finish(run: Run, until: str | None, show: Callable[[], None] = lambda: None) -> Step:
+    """Wait until the run's jobs have ended, asking Slurm less often as time goes by; return the last step.
+
+    `show` is called at each look.
+    """
     pause_s = 1.0
     while True:
+        show()
         if not _moving(run):
-            run.forget()
             step = hold(run, until)
             if step.ended or step.cancelled:
                 return step
@@ -271,26 +325,38 @@ def finish(run: Run, until: str | None) -> Step:
 
 
 def hold(run: Run, until: str | None) -> Step:
-    """Take a step as the only process that does; wait for another one to have done so."""
-    for _ in range(_TURNS):
-        try:
-            run.hold()
-        except WorkError:
-            clock.sleep(1)
-            continue
-        try:
-            return advance(run, until)
-        finally:
-            run.free()
-    raise WorkError(f"Another process drives the run {run.layout.root}; wait for it, or end it and start again.")
+    """Take a step as the only process that does; wait for another one to have done so. Raises WorkError."""
+    run.hold()
+    try:
+        run.forget()
+        return advance(run, until)
+    finally:
+        run.free()
 
 
 def patient(run: Run, until: str | None) -> Step:
-    """Take a step from inside a job, where nobody would try again: Slurm may be away for a while."""
-    for _ in range(_PATIENCE):
+    """Take a step from inside a job, where nobody would try again: Slurm may be away for a while.
+
+    Where it stays too busy for that, or its queue too full, this job goes into the queue again.
+    """
+    signal.signal(signal.SIGUSR2, _late)
+    end = clock.ticks() + _PATIENCE_S
+    while True:
         try:
             return hold(run, until)
         except WorkError as error:
-            said = error
-            clock.sleep(60)
-    raise said
+            if clock.ticks() < end and not isinstance(error, _LateError):
+                clock.sleep(60)
+                continue
+            name = scheduler.element()
+            if isinstance(error, scheduler.BusyError) and name and scheduler.requeue(name):
+                clock.sleep(EARLY_S)  # Slurm ends this process now
+            raise
+
+
+class _LateError(scheduler.BusyError):
+    """The time limit of the job that takes a step is near."""
+
+
+def _late(signum: int, frame: FrameType | None) -> None:
+    raise _LateError("The time limit of this job came before Slurm had answered; run `danqing run` again.")

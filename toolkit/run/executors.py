@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from toolkit.data.stage import Stage, Stopped
+from toolkit.data.world import ALONE, World
 from toolkit.recipe import BY_NAME
 from toolkit.run import signals
 from toolkit.run.failures import note
@@ -37,6 +38,7 @@ class Event:
     text: str = ""
 
 
+_NOTHING: tuple[str, int] | None = None
 Execute = Callable[[Stage, Sequence[int]], Iterator[Event]]
 Executor = Callable[[Run], AbstractContextManager[Execute]]
 
@@ -47,24 +49,34 @@ def processors() -> int:
 
 
 @contextmanager
-def inline(run: Run) -> Iterator[Execute]:
-    """Run units one after another in this process."""
+def inline(run: Run, world: World = ALONE) -> Iterator[Execute]:
+    """Run units one after another in this process; the other ranks of its world follow it."""
 
     def execute(stage: Stage, units: Sequence[int]) -> Iterator[Event]:
         for unit in units:
             news: list[Event] = []
-            event = _attempt(run, stage, unit, lambda rows, n=news, u=unit: n.append(Event("rows", u, rows)))  # type: ignore[misc]
+            world.bcast((stage.name, unit))
+            event = _attempt(run, stage, unit, lambda rows, n=news, u=unit: n.append(Event("rows", u, rows)), world)  # type: ignore[misc]
             yield from [*news, event]
             if signals.stopping():
                 return
 
     yield execute
+    world.bcast(None)
 
 
-def _attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None]) -> Event:
+def follow(run: Run, world: World) -> None:
+    """Work on each unit that rank 0 takes up, until it has no more."""
+    while (job := world.bcast(_NOTHING)) is not None:
+        run.forget()
+        with contextlib.suppress(Stopped):
+            attempt(run, BY_NAME[job[0]], job[1], world=world)
+
+
+def _attempt(run: Run, stage: Stage, unit: int, on_advance: Callable[[int], None], world: World = ALONE) -> Event:
     """Do one unit; a failure is an event with its reason, its trace goes to the stage's log folder."""
     try:
-        attempt(run, stage, unit, on_advance)
+        attempt(run, stage, unit, on_advance, world)
     except Stopped as stopped:
         return Event("stopped", unit, text=str(stopped))
     except Exception as error:

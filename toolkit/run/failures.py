@@ -20,6 +20,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of the failed attempts at one unit."""
 
     unit: int
+    """The unit."""
     attempts: int
     """Attempts that failed by the unit's own fault, as far as anybody knows; a lost node does not count."""
     time: str

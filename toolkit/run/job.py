@@ -11,28 +11,31 @@ import signal
 from collections.abc import Iterator, Sequence
 
 from toolkit.data.stage import Kind, Stage
+from toolkit.data.world import ALONE, World
 from toolkit.errors import UserError
 from toolkit.run import clock, scheduler, signals
 from toolkit.run.drive import Display, Driver, Outcome
 from toolkit.run.executors import inline, local
 from toolkit.run.failures import note
+from toolkit.run.records import share
 from toolkit.run.run import Run
 
 # Slurm may send the signal of --signal up to a minute early (sbatch(1)).
 EARLY_S = 60
 
 
-def work(run: Run, stage: Stage, units: Sequence[int], display: Display) -> Outcome:
+def work(run: Run, stage: Stage, units: Sequence[int], display: Display, world: World = ALONE) -> Outcome:
     """Try units of one stage once each, those that are missing and can run."""
     begin = clock.ticks()
     cores = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     pooled = stage.kind is Kind.MAP and min(cores, len(units)) > 1
-    with local(run, cores) if pooled else inline(run) as execute:
+    with local(run, cores) if pooled else inline(run, world) as execute:
         driver = Driver(run, execute, display, retries=0)
         driver.stage(stage, units)
     outcome = driver.outcome
     outcome.stopped = signals.stopping() and bool(outcome.given_up or outcome.done < len(units))
     if _too_slow(run, stage, outcome, clock.ticks() - begin):
+        outcome.stopped = False  # a failure: who counts them says whether it is tried again, not this task
         for unit in outcome.given_up:
             outcome.aside[stage.name, unit] = note(run, stage, unit, "it takes longer than the time limit of its job")
     return outcome
@@ -87,17 +90,6 @@ def numbers(text: str, units: int) -> list[int]:
     return sorted(chosen)
 
 
-def ranges(units: Sequence[int]) -> str:
-    """Return ascending units as "0-99,120"; the inverse of `numbers`."""
-    runs: list[list[int]] = []
-    for unit in units:
-        if runs and unit == runs[-1][1] + 1:
-            runs[-1][1] = unit
-        else:
-            runs.append([unit, unit])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
-
-
 def part(units: Sequence[int], text: str) -> Sequence[int]:
     """Return the units of part "3/10": ten parts in order, of equal size but for one unit; raises UserError."""
     index, slash, count = text.partition("/")
@@ -108,8 +100,3 @@ def part(units: Sequence[int], text: str) -> Sequence[int]:
     if not 0 <= i < n:
         raise UserError(f"--part {text}: parts are counted from 0 to {n - 1}.")
     return share(units, i, n)
-
-
-def share(units: Sequence[int], index: int, count: int) -> Sequence[int]:
-    """Return part `index` of `count` of the units."""
-    return units[len(units) * index // count : len(units) * (index + 1) // count]

@@ -7,7 +7,6 @@ shared folder as code) would carry the same four words.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import sys
@@ -16,21 +15,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import submitit
-from submitit.core.utils import FailedJobError
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from toolkit.config.site import Resources, Site
 from toolkit.data.stage import Kind, Stage
 from toolkit.errors import UserError, WorkError
 from toolkit.recipe import BY_NAME
 from toolkit.run import clock, files, scheduler
-from toolkit.run.job import ranges, share
+from toolkit.run.records import ADVANCE, Record, check, name, ranges, records, write
 from toolkit.run.run import Run
 
-ADVANCE = "advance"
 # -P: a folder `toolkit` where the user happens to stand must not take the place of the toolkit.
 DANQING = (sys.executable, "-P", "-u", "-m", "toolkit")
+# Seconds for one call of sbatch.
+SUBMIT_S = 300
 # Characters of units in one script: the kernel takes 128 KiB in one argument.
 UNITS_CHARS = 60_000
 # Options of the environment that users set for all their jobs; what the site says wins over them.
@@ -38,82 +37,32 @@ _KEPT = ("ACCOUNT", "PARTITION", "QOS", "CONSTRAINT", "RESERVATION")
 _PREFIXES = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "PMI_", "PMIX_", "SUBMITIT_")
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One submission: a job or an array."""
-
-    job: int
-    """Its number."""
-    stage: str
-    """The stage, or advance."""
-    units: str
-    """What it is to do, e.g. 0-99,120."""
-    tasks: int
-    """Elements of the array; 1 where it is a plain job."""
-    submitted: str
-    """When, UTC."""
-    settled: bool = False
-    """Whether its ending was looked at."""
-
-    def all(self) -> list[int]:
-        """Return its units, ascending."""
-        return _listed(self.units)
-
-    def share(self, task: int) -> Sequence[int]:
-        """Return the units of one task."""
-        return share(self.all(), task, self.tasks)
-
-
-def _listed(text: str) -> list[int]:
-    bounds = (piece.partition("-") for piece in text.split(",") if piece)
-    return [u for low, _, high in bounds for u in range(int(low), int(high or low) + 1)]
-
-
-def name(run: Run, stage: str) -> str:
-    """Return the name of a stage's jobs: a run's jobs are told from all others by it, those of no record too."""
-    key = hashlib.blake2b(os.fsencode(run.layout.root), digest_size=4).hexdigest()
-    return f"danqing-{key}-{stage}"
-
-
-def names(run: Run) -> dict[str, str]:
-    """Return the stage (or advance) for each name that a job of this run may have."""
-    return {name(run, stage): stage for stage in (*BY_NAME, ADVANCE)}
-
-
-def records(run: Run) -> list[Record]:
-    """Return what was submitted, in order."""
-    found = []
-    for path in run.layout.jobs.glob("*.json"):
-        try:
-            found.append(msgspec.json.decode(path.read_bytes(), type=Record))
-        except (OSError, msgspec.DecodeError, msgspec.ValidationError):
-            continue  # a record that can not be read explains nothing; what is done, the ledger knows
-    return sorted(found, key=lambda r: r.job)
-
-
-def write(run: Run, record: Record) -> Record:
-    """Keep a record."""
-    files.replace(run.layout.job(record.job), msgspec.json.encode(record))
-    return record
-
-
 class Submitter(submitit.SlurmExecutor):
     """submitit's executor with our command in place of its pickle: one script and one sbatch call a job or array."""
 
     def submit_script(self, command: str, elements: int) -> int:
         """Submit a command as a job, or as an array of so many elements; return the job's number."""
+        self._array(elements)
+        try:
+            with environment(self.parameters):
+                return int(self._submit_command(command).job_id)
+        finally:  # submitit leaves a script that was refused, and a link by the first name of one that was not
+            for path in Path(self.folder).glob(".submission_file_*"):
+                files.remove(path)
+
+    def _array(self, elements: int) -> None:
         if elements > 1:
             self.parameters["map_count"] = elements
-        with environment(self.parameters):
-            job = self._submit_command(command)
-        for path in Path(self.folder).glob(".submission_file_*"):  # submitit keeps a link by the script's first name
-            if path.is_symlink():
-                files.remove(path)
-        return int(job.job_id)
+            given = self.parameters["additional_parameters"]
+            given["output"] = given["output"].removesuffix("%j.log") + "%A_%a.log"
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        """Return the call of sbatch, which itself tries again for two minutes where the controller's table is full."""
+        return ["timeout", str(SUBMIT_S), *super()._make_submission_command(submission_file_path)]
 
     def text(self, command: str, elements: int) -> str:
         """Return the script that `submit_script` would submit."""
-        if elements > 1:
-            self.parameters["map_count"] = elements
+        self._array(elements)
         return self._make_submission_file_text(command, "")
 
 
@@ -123,7 +72,8 @@ def environment(parameters: dict[str, Any]) -> Iterator[None]:
 
     SLURM_* of the outer job makes the inner one fail (submitit issues 1726 and 1814); SBATCH_* wins over a script.
     """
-    kept = {"SLURM_CONF", "SLURM_CLUSTERS"} | {f"SBATCH_{n}" for n in _KEPT if n.lower() not in parameters}
+    said = {*parameters, *parameters.get("additional_parameters", ())}
+    kept = {"SLURM_CONF", "SLURM_CLUSTERS"} | {f"SBATCH_{n}" for n in _KEPT if n.lower() not in said}
     hidden = {n: v for n, v in os.environ.items() if n.startswith(_PREFIXES) and n not in kept}
     for variable in hidden:
         del os.environ[variable]
@@ -172,9 +122,8 @@ def parameters(run: Run, stage: str, options: dict[str, Any]) -> dict[str, Any]:
         "stderr_to_stdout": True,
         "use_srun": False,
         "additional_parameters": {
-            "output": str(run.layout.root / logs / ("%x-%j.log" if stage == ADVANCE else "%A_%a.log")),
-            # Without srun the batch process is the task itself; with it the signal goes to every rank.
-            "signal": f"{'' if ranks > 1 else 'B:'}USR2@{site.lead_s}",
+            "output": str(run.layout.root / logs / ("%x-%j.log" if stage == ADVANCE else "%j.log")),
+            "signal": f"{_warning(site, ranks)}@{site.lead_s}",
             "requeue": True,
             **{option: value if equals else True for option, equals, value in extra},
             **options,
@@ -209,13 +158,27 @@ def launcher(site: Site, ranks: int) -> str:
     """Return what starts the ranks, before the command; srun knows their number from the job."""
     if ranks == 1:
         return ""
-    return f"{site.mpi} " if Path(shlex.split(site.mpi)[0]).name == "srun" else f"{site.mpi} -n {ranks} "
+    return f"{site.mpi} " if _by_srun(site) else f"{site.mpi} -n {ranks} "
+
+
+def _warning(site: Site, ranks: int) -> str:
+    """Return the signal that announces the time limit: to every rank where srun starts them, else to the batch process.
+
+    That is the task itself, or mpiexec, which hands SIGTERM on to its ranks and would die of SIGUSR2.
+    """
+    if ranks == 1:
+        return "B:USR2"
+    return "USR2" if _by_srun(site) else "B:TERM"
+
+
+def _by_srun(site: Site) -> bool:
+    return Path(shlex.split(site.mpi)[0]).name == "srun"
 
 
 def submit(run: Run, stage: Stage, units: Sequence[int], tasks: int, options: dict[str, Any]) -> Record:
     """Submit some units of a stage as one array of tasks, or one job."""
     files.make(run.layout.logs(stage))
-    job = _submit(submitter(run, stage.name, options), command(run, stage, units, tasks), tasks)
+    job = _submit(run, stage.name, command(run, stage, units, tasks), tasks, options)
     return write(run, Record(job=job, stage=stage.name, units=ranges(units), tasks=tasks, submitted=clock.now()))
 
 
@@ -225,38 +188,42 @@ def follow(run: Run, jobs: Sequence[int], until: str | None, begin_s: int = 0) -
     words += ["--until", until] if until else []
     options = {"dependency": f"afterany:{':'.join(map(str, jobs))}"} if jobs else {}
     options |= {"begin": f"now+{begin_s}"} if begin_s else {}
-    job = _submit(submitter(run, ADVANCE, options), f"exec {shlex.join(words)}", 1)
-    return write(run, Record(job=job, stage=ADVANCE, units="", tasks=1, submitted=clock.now()))
+    job = _submit(run, ADVANCE, f"exec {shlex.join(words)}", 1, options)
+    return write(run, Record(job=job, stage=ADVANCE, units="", tasks=1, submitted=clock.now(), until=until or ""))
 
 
 _PAUSES_S = (2, 8, 30, 60)
 
 
-def _submit(executor: Submitter, line: str, tasks: int) -> int:
+def _submit(run: Run, stage: str, line: str, tasks: int, options: dict[str, Any]) -> int:
     """Submit a script; a busy controller is asked again."""
-    for pause_s in (*_PAUSES_S, None):
+    executor = submitter(run, stage, options)
+    said = ""
+    for pause_s in (0, *_PAUSES_S):
+        if pause_s:
+            clock.sleep(pause_s)
+            if job := _lost(run, stage):
+                return job
         try:
             return executor.submit_script(line, tasks)
-        except FailedJobError as error:
-            said = " ".join(str(error).split())
-            if pause_s is None or not scheduler.busy(said):
+        except (FailedJobError, FailedSubmissionError) as error:
+            said = _said(error)
+            if scheduler.full(said):
+                raise scheduler.FullError(f"sbatch refused a job: {said}. Run the same command again later.") from error
+            if not scheduler.busy(said):
                 raise WorkError(
-                    f"sbatch refused a job: {said or 'without a word'}. Mend the site's options (executor.site: "
+                    f"sbatch refused a job: {said}. Mend the site's options (executor.site: "
                     "partition, account, qos, minutes, mem_gb ...), then run the same command again."
                 ) from error
-            clock.sleep(pause_s)
-    raise AssertionError("unreachable")
+    raise scheduler.BusyError(f"sbatch could not submit a job: {said}. Run the same command again later.")
 
 
-def check(run: Run) -> None:
-    """Refuse what no job could run: a stage that does not exist, a run folder that a script can not name."""
-    site = run.config.executor.site
-    for stage in site.stages:
-        if stage not in (*BY_NAME, ADVANCE):
-            raise UserError(f"executor.site.stages names {stage!r}; known are {', '.join((*BY_NAME, ADVANCE))}.")
-    root = str(run.layout.root)
-    if odd := [c for c in root if c in "%\\" or not c.isprintable()]:
-        raise UserError(
-            f"The run folder {root!r} has the character {odd[0]!r} in its path, which Slurm takes for a sign of its "
-            "own in the names of logs; give run_dir a path without %, \\ and control characters."
-        )
+def _said(error: Exception) -> str:
+    late = getattr(error.__cause__, "returncode", 0) == 124  # of timeout(1)
+    return " ".join(str(error).split()).rstrip(".") or (f"timed out after {SUBMIT_S} s" if late else "without a word")
+
+
+def _lost(run: Run, stage: str) -> int | None:
+    """Return the job that was submitted although sbatch did not say so: an answer may be lost where its job is not."""
+    known = {scheduler.own(), *(record.job for record in records(run))}
+    return max((m.job for m in scheduler.live([name(run, stage)]) if m.job not in known), default=None)

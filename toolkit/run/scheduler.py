@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from toolkit.errors import UserError, WorkError
 from toolkit.run import clock
@@ -19,8 +20,19 @@ ANSWER_S = 120  # a busy controller answers late; sbatch itself waits for up to 
 _BUSY = ("timed out", "unable to contact", "connection refused", "temporarily", "try again", "slurm_load", "zero bytes")
 _PAUSES_S = (2, 8, 30)
 
+# Refusals of sbatch because the user has as many jobs queued as the association or a qos allows.
+_FULL = ("maxsubmit", "grpsubmit", "job submit limit")
+
 # States of an element that ended through no fault of its units.
-INNOCENT = frozenset(("PREEMPTED", "NODE_FAIL", "REQUEUED", "BOOT_FAIL", "COMPLETED"))
+INNOCENT = frozenset(("PREEMPTED", "NODE_FAIL", "REQUEUED", "BOOT_FAIL"))
+
+
+class BusyError(WorkError):
+    """Slurm can not do it now, and may later."""
+
+
+class FullError(BusyError):
+    """This user has as many jobs queued as the association or a qos allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +81,31 @@ class Ended:
         """Return why, in words."""
         exit_code, _, signum = self.code.partition(":")
         detail = f", signal {signum}" if signum not in ("", "0") else f", exit code {exit_code}"
+        where = f", on {self.node}" if self.node and not self.node.startswith("None") else ""  # "None assigned"
         reasons = {
-            "OUT_OF_MEMORY": "it used more memory than it asked for; raise mem_gb",
+            "OUT_OF_MEMORY": MEMORY,
             "TIMEOUT": "it reached the time limit of its job; raise minutes, or lower shards_per_task",
             "NODE_FAIL": "its node failed",
             "PREEMPTED": "it was preempted",
             "CANCELLED": "it was cancelled",
         }
-        return f"{reasons.get(self.state, 'its process ended')} ({self.state}{detail}, on {self.node})"
+        return f"{reasons.get(self.state, 'its process ended')} ({self.state}{detail}{where})"
+
+
+MEMORY = "it used more memory than it asked for; raise mem_gb"
+# What Slurm writes into a job's log where it ended one for its memory; the state may say FAILED alone.
+_MEMORY = re.compile(rb"oom.kill|exceeded (job )?memory limit", re.IGNORECASE)
+_TAIL_BYTES = 4096
+
+
+def out_of_memory(log: Path) -> bool:
+    """Return whether the end of a job's log says that the job used too much memory."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            return _MEMORY.search(file.read()) is not None
+    except OSError:
+        return False
 
 
 def ask(*command: str, patient: bool = True) -> str:
@@ -98,7 +127,7 @@ def ask(*command: str, patient: bool = True) -> str:
         if pause_s is None or not busy(said):
             break
         clock.sleep(pause_s)
-    raise WorkError(f"`{' '.join(command)[:200]}` failed: {said or 'without a word'}.")
+    raise (BusyError if busy(said) else WorkError)(f"`{' '.join(command)[:80]}` failed: {said or 'without a word'}.")
 
 
 def busy(said: str) -> bool:
@@ -106,15 +135,20 @@ def busy(said: str) -> bool:
     return any(word in said.lower() for word in _BUSY)
 
 
+def full(said: str) -> bool:
+    """Return whether sbatch refused because this user has too many jobs queued."""
+    return any(word in said.lower() for word in _FULL)
+
+
 def _plain() -> dict[str, str]:
     """Return an environment in which commands write times and lists in one form, and lists whole."""
     return {**os.environ, "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
 
 
-def live(names: Sequence[str]) -> list[Live]:
-    """Return what Slurm holds of the jobs with these names, in one call."""
+def live(names: Sequence[str], patient: bool = True) -> list[Live]:
+    """Return what Slurm holds of the jobs with these names, in one call; more only where that is refused for now."""
     of_run = (f"--user={getpass.getuser()}", f"--name={','.join(names)}")
-    text = ask("squeue", "--noheader", *of_run, "--format=%F|%K|%j|%T|%r")
+    text = ask("squeue", "--noheader", *of_run, "--format=%F|%K|%j|%T|%r", patient=patient)
     return list(_live(text))
 
 
@@ -144,7 +178,7 @@ def history(jobs: Sequence[int]) -> dict[tuple[int, int], Ended] | None:
     fields = "--format=JobID,State,ExitCode,NodeList"
     try:
         text = ask(*command, f"--jobs={','.join(map(str, jobs))}", fields, patient=False)
-    except WorkError:
+    except (UserError, WorkError):
         return None
     starts: dict[tuple[int, int], list[list[str]]] = {}
     for line in filter(None, text.splitlines()):
@@ -211,6 +245,12 @@ def element() -> str | None:
     """Return the job or array element that this process runs in, as Slurm names it; None outside of one."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def own() -> int | None:
+    """Return the number of the job or array that this process runs in; None outside of one."""
+    name = element()
+    return int(name.partition("_")[0]) if name else None
 
 
 def requeue(name: str) -> bool:
