@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test prove lint format docs clean
+.PHONY: demo test prove chaos lint format docs clean
 
 demo: $(READY)
 	$(BIN)/danqing demo
@@ -15,6 +15,12 @@ test: $(READY)
 
 prove: $(READY)
 	$(BIN)/pytest -m prove tests
+
+# Longer than any gate: so many seeds of the fault harness, from this one on.
+N ?= 1000
+SEED ?= 1
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos $(N) $(SEED)
 
 lint: $(READY)
 	$(BIN)/ruff check toolkit tests tools

@@ -168,6 +168,8 @@ class Play:
             self.full = FULL_CALLS
         elif fate == "signal":
             signals.ask(15)
+            if self.rng.random() < 0.5:  # it comes twice, or once more after the next start has begun
+                self.plan[self.count + self.rng.randrange(1, 60)] = "signal"
         elif fate == "rot":
             self._rot()
         elif fate == "jump":

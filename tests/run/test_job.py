@@ -87,7 +87,7 @@ def test_the_warning_of_the_time_limit_requeues_this_element_alone(
     lines = list(job.leave(run))
     assert slurm.calls("scontrol") == [["requeue", f"{record.job}_2"]]
     assert ["SIGUSR2" in lines[0], "queue again" in lines[1]] == [True, True]
-    assert slurm.slept == [job.EARLY_S]  # Slurm ends the process meanwhile
+    assert slurm.slept == []  # Slurm waits for the process to end
 
 
 def test_a_call_to_end_requeues_nothing(slurm: Slurm, tiny: Tiny, asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:

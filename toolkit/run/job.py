@@ -68,7 +68,6 @@ def leave(run: Run) -> Iterator[str]:
         return
     if scheduler.requeue(name):
         yield f"task {name} goes into the queue again"
-        clock.sleep(EARLY_S)  # Slurm ends this process now
     else:
         yield f"task {name} can not requeue itself from here; what it left is submitted again when its array has ended"
 
