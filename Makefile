@@ -20,7 +20,7 @@ prove: $(READY)
 N ?= 1000
 SEED ?= 1
 chaos: $(READY)
-	$(BIN)/python -m tests.chaos $(N) $(SEED)
+	$(BIN)/python -m tests.chaos.series $(N) $(SEED)
 
 lint: $(READY)
 	$(BIN)/ruff check toolkit tests tools

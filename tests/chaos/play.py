@@ -133,6 +133,7 @@ class Play:
         self.reads: set[int] = set()
         self.read = 0
         self.rotten: set[Path] = set()
+        self.acting = False  # whether the command runs: what the play itself looks at does not fail
         self.root = Path()
 
     # What happens at a point ------------------------------------------------------------------------------------
@@ -198,7 +199,7 @@ class Play:
 
     def reading(self, path: Path) -> None:
         """A file is opened for reading: it may fail once."""
-        if Rival.here() is None and not self.dead:
+        if Rival.here() is None and self.acting and not self.dead:
             self.read += 1
             if self.read in self.reads:
                 self.reads.discard(self.read)
@@ -261,16 +262,18 @@ class Play:
             self.root = Path(folder) / "run"
             try:
                 self._run()
-            except Broken as error:
-                story = "\n  ".join(self.story)
-                raise Broken(
-                    f"{error}\nseed {self.seed}:\n  {story}\nReplay: make chaos N=1 SEED={self.seed}"
-                ) from None
+            except Exception as error:
+                story = "\n  ".join([*self.story, f"Replay: make chaos N=1 SEED={self.seed}"])
+                cause = None if isinstance(error, Broken) else error
+                raise Broken(f"{type(error).__name__}: {error}\nseed {self.seed}:\n  {story}") from cause
 
     def _run(self) -> None:
         until = self._set()
         for self.start in range(1, STARTS + 1):
-            if self._start(until):
+            self.acting = True
+            done = self._start(until)
+            self.acting = False
+            if done:
                 break
             self._sound()
         else:
@@ -353,8 +356,6 @@ class Play:
                 raise Broken(f"{name} {unit} was done and is lost")
 
     def _end(self, until: str) -> None:
-        self.reads.clear()
-        self.plan.clear()
         self._sound()
         folders = {s.folder for s in self.scene.stages[: [s.name for s in self.scene.stages].index(until) + 1]}
         expected = {k: v for k, v in self.scene.published.items() if k.partition("/")[0] in folders}
