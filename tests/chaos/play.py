@@ -303,15 +303,16 @@ class Play:
     def _start(self, until: str) -> bool:
         """Start the command once; return whether it ended with all done."""
         self.dead, self.full = False, 0
+        files.known.clear()  # of another process
         signals.reset()
         config = self.scene.config.model_copy(update={"run_dir": str(self.root)})
         try:
             run = create(config)
             try:
+                rots, damaged = self.injected["rot"], False
                 if self.rotten:  # as `verify`, or the stage that could not read it, said to do
                     self.done.clear()
-                    repair(run)
-                    self.rotten.clear()
+                    damaged = any(problem.kind == "damaged" for problem in repair(run))
                     run.forget()
                 outcome = drive(run, Quiet(self), until)
             finally:
@@ -324,7 +325,7 @@ class Play:
             if isinstance(error, UserError) and not isinstance(error.__cause__, OSError):
                 raise Broken(f"blamed the user: {error}") from error
             return False
-        return outcome.complete and not self.rotten
+        return outcome.complete and not damaged and self.injected["rot"] == rots
 
     def _crashed(self) -> bool:
         alive = any(rival.moving for rival in self.rivals)
@@ -337,8 +338,8 @@ class Play:
 
     # What must hold ---------------------------------------------------------------------------------------------
 
-    def _sound(self) -> None:
-        """After every start: what was done is done, and what has a mark is whole."""
+    def _sound(self, rotten: bool = True) -> None:
+        """After every start: what was done is done, and what has a mark is whole, but for what has rotted since."""
         for stage in STAGES:
             for path in sorted((self.root / stage.folder / "done").glob("*/*.json")):
                 mark = read_mark(path)
@@ -346,7 +347,7 @@ class Play:
                     raise Broken(f"{path.relative_to(self.root)} is no mark")
                 for output in mark.outputs:
                     published = self.root / stage.folder / "data" / output.path
-                    if published in self.rotten:
+                    if rotten and published in self.rotten:
                         continue
                     if not published.exists() or digest(published) != output.digest:
                         raise Broken(f"{published.relative_to(self.root)} is not what its mark says")
@@ -356,7 +357,7 @@ class Play:
                 raise Broken(f"{name} {unit} was done and is lost")
 
     def _end(self, until: str) -> None:
-        self._sound()
+        self._sound(rotten=False)
         folders = {s.folder for s in self.scene.stages[: [s.name for s in self.scene.stages].index(until) + 1]}
         expected = {k: v for k, v in self.scene.published.items() if k.partition("/")[0] in folders}
         found = tree(self.root, skip=("30_fetch",))

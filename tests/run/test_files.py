@@ -39,7 +39,16 @@ def test_an_output_that_its_stage_closed_reaches_the_disk_too(tmp_path: Path, sy
 
 def test_new_folders_reach_the_disk_with_their_names(tmp_path: Path, synced: set[str]) -> None:
     files.make(tmp_path / "a" / "b")
-    assert synced == {str(tmp_path), str(tmp_path / "a")}
+    assert synced >= {str(tmp_path), str(tmp_path / "a")}
+
+
+def test_a_folder_whose_maker_was_cut_off_reaches_the_disk_at_the_next_use(tmp_path: Path, synced: set[str]) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    files.make(tmp_path / "a" / "b")
+    assert synced >= {str(tmp_path), str(tmp_path / "a")}
+    synced.clear()
+    files.make(tmp_path / "a" / "b")
+    assert synced == set()
 
 
 def test_a_derived_file_that_can_not_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,8 +110,10 @@ def _download(task: Task, checkpoint: Checkpoint, urls: Mapping[int, str]) -> No
         runner.run(flow.open())
         try:
             runner.run(client.probe())
+            part = -1
             while flow.busy() and not flow.halted:
-                part = max(checkpoint.parts(), default=-1) + 1
+                # Not by the listing alone: another node's parts may be missing in it for a while.
+                part = max(part, *checkpoint.parts(), -1) + 1
                 checkpoint.save(part, lambda create: _fill(create, flow, runner, task))
             if flow.busy():
                 raise Stopped("fetch was asked to stop; finished parts are kept")

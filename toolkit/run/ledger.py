@@ -354,14 +354,17 @@ def _columns(stage: Stage, texts: Iterable[tuple[int, bytes]]) -> Columns:
 
 
 def _text(path: Path | str) -> bytes | None:
-    """Return what a small file holds in three calls of the system, where `read_bytes` takes seven."""
+    """Return what a small file holds in four calls of the system, where `read_bytes` takes seven.
+
+    Only an empty answer is the end: a network file system may give less than was asked for.
+    """
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
         pieces = [os.read(file, _PIECE)]
-        while len(pieces[-1]) == _PIECE:
+        while pieces[-1]:
             pieces.append(os.read(file, _PIECE))
         return b"".join(pieces)
     finally:

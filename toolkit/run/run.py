@@ -325,6 +325,8 @@ def create(config: Config) -> Run:
         run.hold()
         return _continue(run) if layout.run_yaml.exists() else _begin(run)
     except OSError as error:
+        if layout.run_yaml.exists():
+            raise
         raise UserError(
             f"The run folder {layout.root} can not be made ({error.strerror}); "
             "give run_dir a path that you may write to."
