@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import json
 import os
 import re
@@ -107,7 +106,7 @@ def sbatch(state: dict[str, Any], words: list[str], env: dict[str, str]) -> str:
     number, state["next"] = state["next"], state["next"] + 1
     state["jobs"][str(number)] = {
         "name": options.get("job-name", "sbatch"),
-        "user": getpass.getuser(),
+        "user": str(os.getuid()),
         "script": script,
         "options": options,
         "array": bool(array),
@@ -154,9 +153,9 @@ def folded(indices: Sequence[int]) -> str:
 def squeue(state: dict[str, Any], words: list[str], env: dict[str, str]) -> str:
     given = options_of(words)
     assert given["format"] == "%F|%K|%j|%T|%r", given
-    names, lines = given["name"].split(","), []
+    lines: list[str] = []
     for number, job in state["jobs"].items():
-        if job["name"] not in names or job["user"] != given["user"]:
+        if job["user"] != given["user"]:
             continue
         pending = [i for i in tasks(job) if job["state"][str(i)] == "PENDING"]
         throttle = job["options"].get("array", "").partition("%")[2]

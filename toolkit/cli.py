@@ -32,6 +32,7 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one option; repeatable.", show_default=False)
 ]
 Until = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.", show_default=False)]
+Wait = Annotated[bool, typer.Option("--wait", help="With slurm: end when the jobs have ended.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (schemas in docs/formats.md).")]
 
 
@@ -53,7 +54,7 @@ def run(
     sets: Sets = None,
     executor: Annotated[str | None, typer.Option(help="inline, local or slurm; overrides executor.kind.")] = None,
     until: Until = None,
-    wait: Annotated[bool, typer.Option("--wait", help="With slurm: end when the jobs have ended.")] = False,
+    wait: Wait = False,
 ) -> None:
     """Run the pipeline, or go on with it: what is done is not done again. With slurm: submit it."""
     _drive(_load(config, [*(sets or []), *([f"executor.kind={executor}"] if executor else [])]), until, wait)
@@ -76,7 +77,16 @@ def _finish(opened: Any, until: str | None, wait: bool = True) -> None:
     if opened.config.executor.kind == "slurm":
         _submit(opened, until, wait)
     else:
+        _alone(opened)
         _work(opened, until)
+
+
+def _alone(opened: Any) -> None:
+    """Refuse to work on a run while jobs on a cluster do."""
+    if opened.layout.jobs.exists():
+        from toolkit.run.advance import idle
+
+        idle(opened)
 
 
 def _submit(opened: Any, until: str | None, wait: bool) -> None:
@@ -144,6 +154,14 @@ def _incomplete(outcome: Any, again: str = "Run the same command again to go on;
     failed = f"{len(outcome.aside)} units failed and were set aside: {'; '.join(named)}. " if named else ""
     waiting = f"Not run for want of input: {'; '.join(outcome.waiting[:3])}. " if outcome.waiting else ""
     return f"{failed}{waiting}Mend the cause. {again}"
+
+
+def _tried(outcome: Any) -> str:
+    if outcome.stopped:
+        return "Stopped before the end, as asked; finished work is kept."
+    failed = f"{len(outcome.aside)} units failed, as said above. " if outcome.aside else ""
+    waiting = f"Not run for want of input: {'; '.join(outcome.waiting[:3])}. " if outcome.waiting else ""
+    return f"{failed}{waiting}On a cluster the run tries again by itself; by hand, give the same command again."
 
 
 @app.command()
@@ -261,17 +279,18 @@ def verify(run_folder: RunPath, as_json: Json = False) -> None:
 
 
 @app.command()
-def repair(run_folder: RunPath) -> None:
+def repair(run_folder: RunPath, wait: Wait = False) -> None:
     """Verify, redo each unit that is missing or damaged, and what depends on it where its bytes came out different."""
     from toolkit.run.run import open_run
     from toolkit.run.verify import repair as mend
 
     opened = open_run(run_folder)
     opened.hold()
+    _alone(opened)
     for problem in mend(opened):
         typer.echo(f"found {problem}")
     opened.forget()
-    _finish(opened, None)
+    _finish(opened, None, wait)
 
 
 @app.command()
@@ -333,7 +352,7 @@ def task(
     for line in job.leave(opened) if outcome.stopped else ():
         typer.echo(line)
     if not outcome.complete:
-        raise WorkError(_incomplete(outcome))
+        raise WorkError(_tried(outcome))
 
 
 @app.command()
@@ -354,7 +373,7 @@ def advance(run_folder: RunPath, until: Until = None) -> None:
 def retry(
     run_folder: RunPath,
     until: Until = None,
-    wait: Annotated[bool, typer.Option("--wait", help="With slurm: end when the jobs have ended.")] = False,
+    wait: Wait = False,
 ) -> None:
     """Give what was set aside its attempts anew, after its cause was mended, and go on with the run."""
     from toolkit.run.run import open_run

@@ -316,17 +316,14 @@ def test_a_record_of_jobs_that_nobody_knows_any_more_breaks_nothing(slurm: Slurm
     slurm.forget()
     again = step(run)
     assert submitted(again) == [("source", "0-3", 4), ("advance", "", 1)]
-    assert attempts(run) == dict.fromkeys(range(4), 1)
+    assert attempts(run) == {}, "accounting knows of no start, so nothing was tried"
 
 
 def test_an_ending_is_looked_at_once(slurm: Slurm, run: Run) -> None:
     ended(slurm, run, "FAILED", "1:0")
-    follow(slurm, run)
-    slurm.forget()
-    advance.judge(open_run(run.layout.root))  # of the second array alone
-    assert attempts(run) == dict.fromkeys(range(4), 2)
-    advance.judge(open_run(run.layout.root))
-    assert attempts(run) == dict.fromkeys(range(4), 2)
+    for _ in range(2):
+        advance.judge(open_run(run.layout.root))
+        assert attempts(run) == dict.fromkeys(range(4), 1)
 
 
 def test_accounting_that_lags_is_waited_for(slurm: Slurm, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,7 +483,7 @@ def test_a_queue_that_is_full_for_now_is_looked_at_again(slurm: Slurm, run: Run)
     taken = step(run)
     assert submitted(taken) == [("advance", "", 1)]
     options = slurm.job(taken.submitted[0].job)["options"]
-    assert (options["begin"], "dependency" in options) == ("now+60", False)
+    assert (options["begin"], "dependency" in options) == ("now+300", False)
 
 
 def test_a_limit_that_nobody_told_makes_smaller_arrays(slurm: Slurm, run: Run) -> None:
@@ -528,26 +525,29 @@ def test_inside_a_job_a_controller_that_is_away_is_waited_for(
     assert 60 in slurm.slept
 
 
-def test_a_job_that_has_waited_long_enough_goes_into_the_queue_again(slurm: Slurm, run: Run) -> None:
+def test_a_job_that_has_waited_long_enough_leaves_the_step_to_another(slurm: Slurm, run: Run) -> None:
     array, follower = (r.job for r in step(run).submitted)
     slurm.end_all(array)
     slurm.refuse("squeue", "Unable to contact slurm controller (connect failure)", 999)
     with inside(slurm, Element(follower, 0)), pytest.raises(scheduler.BusyError):
         advance.patient(open_run(run.layout.root), "source")
-    assert slurm.calls("scontrol")[-1] == ["requeue", str(follower)]
     assert 900 <= sum(slurm.slept) < 1800
+    assert slurm.job(max(slurm.jobs()))["options"]["begin"] == "now+1800"
+    assert records.records(run)[-1].stage == "advance"
 
 
-def test_a_job_whose_time_is_up_goes_into_the_queue_again(
-    slurm: Slurm, run: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_job_that_is_asked_to_end_leaves_the_step_to_another(
+    slurm: Slurm, run: Run, signum: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By its time limit, or by preemption, which does not bring it back where it cancels."""
     array, follower = (r.job for r in step(run).submitted)
     slurm.end_all(array)
-    monkeypatch.setattr(scheduler, "live", lambda names: os.kill(os.getpid(), signal.SIGUSR2))
-    with inside(slurm, Element(follower, 0)), pytest.raises(scheduler.BusyError, match="time limit"):
+    monkeypatch.setattr(scheduler, "queue", lambda: os.kill(os.getpid(), signum))
+    with inside(slurm, Element(follower, 0)), pytest.raises(WorkError, match="asked to end"):
         advance.patient(open_run(run.layout.root), "source")
-    assert slurm.calls("scontrol")[-1] == ["requeue", str(follower)]
-    assert slurm.slept == [job.EARLY_S]
+    assert "begin" not in slurm.job(max(slurm.jobs()))["options"]
+    assert slurm.slept == []
 
 
 def test_a_refusal_for_good_is_told_and_not_tried_for_ever(slurm: Slurm, tiny: Tiny) -> None:

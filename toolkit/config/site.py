@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from toolkit.config.section import Section
 
@@ -13,8 +13,15 @@ from toolkit.config.section import Section
 _ADVANCE = {"cpus": 1, "mem_gb": 4.0, "minutes": 30, "gres": "", "nodes": 1, "ranks": 1}
 
 
+# Options of sbatch that carry the toolkit's own promises.
+_OURS = frozenset(("output", "error", "open-mode", "signal", "array", "job-name", "dependency", "begin", "requeue"))
+
+
 class Resources(Section):
-    """What a job asks of the scheduler; null = as the site says, and there as the cluster does without being asked."""
+    """What a job asks of the scheduler; null = as the site says, and there as the cluster does without being asked.
+
+    An empty string takes back what the site says.
+    """
 
     partition: str | None = None
     """`--partition`."""
@@ -29,7 +36,7 @@ class Resources(Section):
     """`--constraint`."""
 
     gres: str | None = None
-    """`--gres`, e.g. gpu:1; an empty string takes back what the site says."""
+    """`--gres`, e.g. gpu:1."""
 
     cpus: int | None = Field(None, ge=1)
     """Processors of one task (of one rank, in MPI stages); a task works on so many shards at once. null = 1."""
@@ -64,6 +71,8 @@ class Resources(Section):
         for option in extra or ():
             if not option.startswith("--") or any(c.isspace() for c in option.partition("=")[0]) or "\n" in option:
                 raise ValueError(f"{option!r} is not of the form --name or --name=value")
+            if option[2:].partition("=")[0] in _OURS:
+                raise ValueError(f"{option!r} is set by the toolkit itself, which relies on it")
         return extra
 
     @field_validator("partition", "account", "qos", "constraint", "gres")
@@ -93,6 +102,14 @@ class Site(Resources):
 
     stages: Mapping[str, Resources] = {}
     """What a stage (or `advance`) asks for where it is not what is said above, by its name."""
+
+    @model_validator(mode="after")
+    def _warned(self) -> Site:
+        for stage, wants in {"": self, **self.stages}.items():
+            if wants.minutes is not None and wants.minutes * 60 <= self.lead_s:
+                where = f"stages.{stage}.minutes" if stage else "minutes"
+                raise ValueError(f"{where} is {wants.minutes}, but lead_s asks to stop {self.lead_s} s before the end")
+        return self
 
     def of(self, stage: str) -> Resources:
         """Return what the jobs of a stage ask for; fields that nobody set are null."""

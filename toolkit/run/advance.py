@@ -10,8 +10,8 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
@@ -22,7 +22,7 @@ from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME
 from toolkit.run import clock, failures, files, jobs, records, scheduler
 from toolkit.run.drive import Outcome, clear, settle, stages_until, wave
-from toolkit.run.job import EARLY_S
+from toolkit.run.job import kept
 from toolkit.run.packing import pack, room
 from toolkit.run.records import ADVANCE, Record, ranges
 from toolkit.run.run import Run
@@ -30,6 +30,8 @@ from toolkit.run.scheduler import Ended, Limits, Live
 
 LONGEST_WAIT_S = 3600
 _PATIENCE_S = 15 * 60  # to wait for Slurm
+_VAIN = 8  # steps in a row that led to nothing, each after twice the time, before the run is left: two and a half days
+_NO_ROOM_S = 5 * 60  # until the queue is looked at again
 
 
 @dataclass
@@ -49,14 +51,16 @@ class Step:
 
 def advance(run: Run, until: str | None = None) -> Step:
     """Take one step, of a run that this process holds."""
-    step = Step(moving=_moving(run))
+    held = scheduler.queue()
+    step = Step(moving=_moving(run, held))
     if run.layout.cancelled.exists():
         step.cancelled = run.layout.cancelled.read_text()
         return step
     at_work = sorted({m.job for m in step.moving if _stage(run, m) != ADVANCE})
     others = [m for m in step.moving if _stage(run, m) == ADVANCE and _goes_first(run, m, until)]
-    if at_work and not others and run.config.executor.site.advance:
-        step.submitted.append(jobs.follow(run, at_work, until))
+    if (at_work or others) and run.config.executor.site.advance and all(m.state != "PENDING" for m in others):
+        # One that runs may have taken its step already, and one that ends has.
+        step.submitted.append(jobs.follow(run, at_work or sorted({m.job for m in others}), until))
     if at_work or others:
         return step
     judge(run)
@@ -64,7 +68,7 @@ def advance(run: Run, until: str | None = None) -> Step:
         step.cancelled = run.layout.cancelled.read_text()
         return step
     chain = _one_stage if run.config.executor.site.advance else _all_stages
-    chain(run, stages_until(run, until), until, step)
+    chain(run, stages_until(run, until), until, step, sum(len(m.tasks) for m in held))
     return step
 
 
@@ -77,17 +81,27 @@ def _goes_first(run: Run, other: Live, until: str | None) -> bool:
     return own is None or other.state == "PENDING" or other.job > own
 
 
-def _moving(run: Run) -> list[Live]:
-    """Return what Slurm holds of this run, this process's own job apart."""
-    own = scheduler.own()
-    return [m for m in scheduler.live(list(records.names(run))) if m.job != own]
+def _moving(run: Run, held: Sequence[Live] | None = None) -> list[Live]:
+    """Return what Slurm holds of this run, but for this process's own job, and steps that were taken and end."""
+    own, known = scheduler.own(), records.names(run)
+    found = [m for m in (scheduler.queue() if held is None else held) if m.name in known and m.job != own]
+    return [m for m in found if not (known[m.name] == ADVANCE and m.state == "COMPLETING")]
+
+
+def idle(run: Run) -> None:
+    """Raise WorkError while jobs of a run wait or run: what is done here would be done twice, or under their hands."""
+    if moving := sorted({m.job for m in _moving(run)}):
+        raise WorkError(
+            f"Jobs of the run {run.layout.root} wait or run ({', '.join(map(str, moving[:5]))}). Wait until they have "
+            "ended, or call them back with `danqing cancel`, then run the same command again."
+        )
 
 
 def _stage(run: Run, job: Live) -> str:
     return records.names(run)[job.name]
 
 
-def _one_stage(run: Run, chosen: Sequence[Stage], until: str | None, step: Step) -> None:
+def _one_stage(run: Run, chosen: Sequence[Stage], until: str | None, step: Step, held: int) -> None:
     """Submit the first stage that has something to do, and `advance` behind it."""
     limits: Limits | None = None
     for stage in chosen:
@@ -96,16 +110,28 @@ def _one_stage(run: Run, chosen: Sequence[Stage], until: str | None, step: Step)
             if not todo:
                 continue
             limits = limits or scheduler.limits()
-            step.submitted += _send(run, stage, todo, limits)
-            if step.submitted:
-                step.submitted.append(jobs.follow(run, [r.job for r in step.submitted], until))
-            else:  # no room in the queue: look again later
-                step.submitted.append(jobs.follow(run, [], until, begin_s=60))
+            step.submitted += _send(run, stage, todo, limits, queued=held)
+            step.submitted.append(_follow(run, step, until))
             return
         settle(run, stage)
 
 
-def _all_stages(run: Run, chosen: Sequence[Stage], until: str | None, step: Step) -> None:
+def _follow(run: Run, step: Step, until: str | None) -> Record:
+    """Leave `advance` behind what was submitted; where nothing could be, for want of room, let it look again later.
+
+    Where it is refused, what was submitted is called back: nobody would go on with the run.
+    """
+    try:
+        behind = [record.job for record in step.submitted]
+        return jobs.follow(run, behind, until, begin_s=0 if behind else _NO_ROOM_S)
+    except BaseException:
+        for record in step.submitted:
+            records.write(run, msgspec.structs.replace(record, recalled=True))
+        scheduler.cancel([record.job for record in step.submitted])
+        raise
+
+
+def _all_stages(run: Run, chosen: Sequence[Stage], until: str | None, step: Step, held: int) -> None:
     """Submit every stage behind the one before, where jobs may not submit jobs."""
     limits = scheduler.limits()
     before: list[int] = []
@@ -114,7 +140,7 @@ def _all_stages(run: Run, chosen: Sequence[Stage], until: str | None, step: Step
             gone = failures.aside(run, stage)
             found = wave(run, stage, units)
             todo = [u for u in (found.missing if before else found.todo) if u not in gone]
-            queued = sum(r.tasks for r in step.submitted)
+            queued = held + sum(r.tasks for r in step.submitted)
             sent = _send(run, stage, todo, limits, before=before, queued=queued)
             step.submitted += sent
             before = [r.job for r in sent] or before
@@ -158,7 +184,7 @@ def _send(
 
 def _fitting(run: Run, stage: Stage, units: Sequence[int], tasks: int, options: dict[str, str]) -> list[Record]:
     """Submit an array, or as much of it as this user may have queued."""
-    while tasks:
+    while tasks and not run.layout.cancelled.exists():
         try:
             return [jobs.submit(run, stage, units, tasks, options)]
         except scheduler.FullError:
@@ -195,22 +221,26 @@ def judge(run: Run) -> None:
     ended = [r for r in records.records(run) if not r.settled and r.stage in BY_NAME and BY_NAME[r.stage] in run.stages]
     short = [r for r in ended if any(run.valid(BY_NAME[r.stage], u) is None for u in r.all())]
     history = _history(short)
-    for record in short:
-        states = [history.get((record.job, task)) for task in range(record.tasks)]
-        left = _Left(run, record)
-        if record.recalled:
-            pass  # whoever did so asked for nothing else, and somebody has asked to go on since
-        elif all(state is not None and state.state == "CANCELLED" for state in states):
-            files.replace(run.layout.cancelled, f"job {record.job} ({record.stage}) was cancelled".encode())
-        else:
-            for task, state in enumerate(states):
-                left.judge(task, state)
-        left.sweep()
     for record in ended:
+        if record in short:
+            _judge(run, record, history)
         records.write(run, msgspec.structs.replace(record, settled=True))
 
 
-def _history(ended: Sequence[Record]) -> dict[tuple[int, int], Ended]:
+def _judge(run: Run, record: Record, history: Mapping[tuple[int, int], Ended] | None) -> None:
+    states = [(history or {}).get((record.job, task)) for task in range(record.tasks)]
+    left = _Left(run, record, accounted=history is not None)
+    if record.recalled:
+        pass  # whoever did so asked for nothing else, and somebody has asked to go on since
+    elif all(state is not None and state.state == "CANCELLED" for state in states):
+        files.replace(run.layout.cancelled, f"job {record.job} ({record.stage}) was cancelled".encode())
+    else:
+        for task, state in enumerate(states):
+            left.judge(task, state)
+    left.sweep()
+
+
+def _history(ended: Sequence[Record]) -> dict[tuple[int, int], Ended] | None:
     numbers = [record.job for record in ended]
     elements = {(record.job, task) for record in ended for task in range(record.tasks)}
     found = scheduler.history(numbers)
@@ -219,7 +249,7 @@ def _history(ended: Sequence[Record]) -> dict[tuple[int, int], Ended]:
             break
         clock.sleep(pause_s)
         found = scheduler.history(numbers)
-    return found or {}
+    return found
 
 
 def _lags(found: Mapping[tuple[int, int], Ended], elements: Set[tuple[int, int]]) -> bool:
@@ -230,15 +260,15 @@ def _lags(found: Mapping[tuple[int, int], Ended], elements: Set[tuple[int, int]]
 class _Left:
     """What the tasks of one submission left in their stage's work/ folder; no job of the run moves any more."""
 
-    def __init__(self, run: Run, record: Record) -> None:
+    def __init__(self, run: Run, record: Record, accounted: bool) -> None:
         self.run, self.stage, self.record = run, BY_NAME[record.stage], record
+        self.accounted = accounted
         self.attempts: dict[int, list[Path]] = {}  # an attempt that ends by itself removes its folder
         self.won: set[int] = set()  # units of which something was kept since they were submitted
-        begin = datetime.fromisoformat(record.submitted).timestamp()
         for path in run.layout.work(self.stage).glob("*.*"):
             unit, _, rest = path.name.partition(".")
             if rest.startswith("parts-"):
-                if any(part.stat().st_mtime >= begin for part in path.glob("[0-9]*.json")):
+                if kept(run, self.stage, int(unit), record.submitted):
                     self.won.add(int(unit))
             elif path.is_dir() and unit.isdigit():
                 self.attempts.setdefault(int(unit), []).append(path)
@@ -250,8 +280,11 @@ class _Left:
         units = self.record.share(task)
         missing = [u for u in units if self.missing(u)]
         begun = [u for u in missing if u in self.attempts]
-        if not begun and len(missing) == len(units) and not self.won & set(units) and not self.told(units):
+        # With accounting, a task of which it knows nothing never started, and one that was cancelled had no say.
+        started = not self.accounted or (state is not None and state.state not in ("CANCELLED", *_UNSURE))
+        if not begun and started and len(missing) == len(units) and not self.won & set(units) and not self.told(units):
             begun = [u for u in missing if self.run.ready(self.stage, u)]
+        begun = [u for u in begun if not self.told([u])]
         if state is not None and state.state == "TIMEOUT":
             begun = [u for u in begun if u not in self.won]
         element = self.record.element(task)
@@ -285,14 +318,16 @@ class _Left:
 
 def cancel(run: Run) -> list[int]:
     """Call all jobs of a run back, and let none come again until somebody runs it; return their numbers."""
-    files.private(run.layout.jobs)
     files.replace(run.layout.cancelled, f"`danqing cancel` at {clock.now()}".encode())
+    with suppress(WorkError):  # a step under way sees that before its next job, and is over when this is got
+        run.hold()
     called: list[int] = []
     while found := _order(run, [m for m in scheduler.live(list(records.names(run))) if m.job not in called]):
         for record in (r for r in records.records(run) if r.job in found):
             records.write(run, msgspec.structs.replace(record, recalled=True))
         scheduler.cancel(found)
         called += found  # and look again: a step that was under way may have submitted more
+    run.free()
     return called
 
 
@@ -335,28 +370,40 @@ def hold(run: Run, until: str | None) -> Step:
 
 
 def patient(run: Run, until: str | None) -> Step:
-    """Take a step from inside a job, where nobody would try again: Slurm may be away for a while.
+    """Take a step from inside a job, where nobody would try again: Slurm, or the disk, may be away for a while.
 
-    Where it stays too busy for that, or its queue too full, this job goes into the queue again.
+    Where they stay away, or this job has to end before, another one is left that takes the step later.
     """
-    signal.signal(signal.SIGUSR2, _late)
+    for signum in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(signum, _late)
     end = clock.ticks() + _PATIENCE_S
-    while True:
-        try:
-            return hold(run, until)
-        except WorkError as error:
-            if clock.ticks() < end and not isinstance(error, _LateError):
+    try:
+        while True:
+            try:
+                return hold(run, until)
+            except (WorkError, OSError):
+                if clock.ticks() >= end:
+                    raise
                 clock.sleep(60)
-                continue
-            name = scheduler.element()
-            if isinstance(error, scheduler.BusyError) and name and scheduler.requeue(name):
-                clock.sleep(EARLY_S)  # Slurm ends this process now
-            raise
+    except (WorkError, OSError, _Late) as error:
+        for signum in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)
+        if scheduler.element() and not run.layout.cancelled.exists() and (turns := _in_a_row(run)) < _VAIN:
+            jobs.follow(run, [], until, begin_s=0 if isinstance(error, _Late) else _PATIENCE_S << turns)
+        if isinstance(error, _Late):
+            raise WorkError("This job was asked to end before its step was taken; another one takes it.") from error
+        raise
 
 
-class _LateError(scheduler.BusyError):
-    """The time limit of the job that takes a step is near."""
+def _in_a_row(run: Run) -> int:
+    """Return how many of the last jobs were steps that led to nothing."""
+    found = [record.stage == ADVANCE for record in records.records(run)]
+    return len(found) if all(found) else found[::-1].index(False)
+
+
+class _Late(BaseException):
+    """The job that takes a step is asked to end: its time limit, or preemption, which may not bring it back."""
 
 
 def _late(signum: int, frame: FrameType | None) -> None:
-    raise _LateError("The time limit of this job came before Slurm had answered; run `danqing run` again.")
+    raise _Late

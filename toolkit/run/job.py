@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
-from toolkit.data.stage import Kind, Stage
+from toolkit.data.stage import Kind, Stage, stem
 from toolkit.data.world import ALONE, World
 from toolkit.errors import UserError
 from toolkit.run import clock, scheduler, signals
@@ -26,7 +27,7 @@ EARLY_S = 60
 
 def work(run: Run, stage: Stage, units: Sequence[int], display: Display, world: World = ALONE) -> Outcome:
     """Try units of one stage once each, those that are missing and can run."""
-    begin = clock.ticks()
+    since, begin = clock.now(), clock.ticks()
     cores = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     pooled = stage.kind is Kind.MAP and min(cores, len(units)) > 1
     with local(run, cores) if pooled else inline(run, world) as execute:
@@ -34,23 +35,30 @@ def work(run: Run, stage: Stage, units: Sequence[int], display: Display, world: 
         driver.stage(stage, units)
     outcome = driver.outcome
     outcome.stopped = signals.stopping() and bool(outcome.given_up or outcome.done < len(units))
-    if _too_slow(run, stage, outcome, clock.ticks() - begin):
+    if _too_slow(run, stage, outcome, since, clock.ticks() - begin):
         outcome.stopped = False  # a failure: who counts them says whether it is tried again, not this task
         for unit in outcome.given_up:
             outcome.aside[stage.name, unit] = note(run, stage, unit, "it takes longer than the time limit of its job")
     return outcome
 
 
-def _too_slow(run: Run, stage: Stage, outcome: Outcome, seconds: float) -> bool:
+def _too_slow(run: Run, stage: Stage, outcome: Outcome, since: str, seconds: float) -> bool:
     """Return whether the units at work had all of the job's time and kept nothing: to go on would be for ever.
 
     Where preemption is announced by SIGUSR2 too, a task that had little of its time is not meant.
     """
     site = run.config.executor.site
     minutes = site.of(stage.name).minutes
-    if outcome.done or stage.checkpoints or signals.by() != signal.SIGUSR2:
+    if outcome.done or signals.by() != signal.SIGUSR2 or any(kept(run, stage, u, since) for u in outcome.given_up):
         return False
     return minutes is None or seconds >= (minutes * 60 - site.lead_s - EARLY_S) * 0.8
+
+
+def kept(run: Run, stage: Stage, unit: int, since: str) -> bool:
+    """Return whether a unit's checkpoint has grown since a time of day."""
+    begin = datetime.fromisoformat(since).timestamp()
+    parts = run.layout.work(stage).glob(f"{stem(unit)}.parts-*/[0-9]*.json")
+    return any(part.stat().st_mtime >= begin for part in parts)
 
 
 def leave(run: Run) -> Iterator[str]:

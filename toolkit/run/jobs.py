@@ -106,10 +106,10 @@ def parameters(run: Run, stage: str, options: dict[str, Any]) -> dict[str, Any]:
     extra = [option[2:].partition("=") for option in wants.extra or ()]
     given: dict[str, Any] = {
         "job_name": name(run, stage),
-        "partition": wants.partition,
-        "account": wants.account,
-        "qos": wants.qos,
-        "constraint": wants.constraint,
+        "partition": wants.partition or None,
+        "account": wants.account or None,
+        "qos": wants.qos or None,
+        "constraint": wants.constraint or None,
         "gres": wants.gres or None,
         "time": wants.minutes,
         "mem": None if wants.mem_gb is None else f"{round(wants.mem_gb * 1024)}MB",
@@ -117,7 +117,8 @@ def parameters(run: Run, stage: str, options: dict[str, Any]) -> dict[str, Any]:
         "ntasks_per_node": wants.ranks or 1 if ranks > 1 else 1,
         "cpus_per_task": wants.cpus or 1,
         "array_parallelism": wants.throttle or sys.maxsize,
-        "setup": [*(wants.setup or ()), *threads(stage, wants)],
+        # Until Python listens the warning would kill the shell; what is ignored stays so beyond exec.
+        "setup": ["trap '' USR2", *(wants.setup or ()), *threads(stage, wants)],
         "wckey": None,  # submitit's default, which some sites refuse (its issues 1632 and 1758)
         "stderr_to_stdout": True,
         "use_srun": False,

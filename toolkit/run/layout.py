@@ -62,7 +62,7 @@ class Layout:
     @property
     def cancelled(self) -> Path:
         """Its presence says that the user called the jobs of this run back."""
-        return self.jobs / "cancelled"
+        return self.root / "cancelled"
 
     @property
     def cleaned(self) -> Path:

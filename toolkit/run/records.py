@@ -93,7 +93,8 @@ def cut(units: int, index: int, count: int) -> slice:
 
 def name(run: Run, stage: str) -> str:
     """Return the name of a stage's jobs: a run's jobs are told from all others by it, those of no record too."""
-    key = hashlib.blake2b(os.fsencode(run.layout.root), digest_size=4).hexdigest()
+    real = os.path.realpath(run.layout.root)  # the same run by whatever link it is reached
+    key = hashlib.blake2b(os.fsencode(real), digest_size=4).hexdigest()
     return f"danqing-{key}-{stage}"
 
 

@@ -21,7 +21,8 @@ _BUSY = ("timed out", "unable to contact", "connection refused", "temporarily", 
 _PAUSES_S = (2, 8, 30)
 
 # Refusals of sbatch because the user has as many jobs queued as the association or a qos allows.
-_FULL = ("maxsubmit", "grpsubmit", "job submit limit")
+# Not "job submit limit": those words stand in the text of every refusal by policy, of a time limit too.
+_FULL = ("maxsubmit", "grpsubmit")
 
 # States of an element that ended through no fault of its units.
 INNOCENT = frozenset(("PREEMPTED", "NODE_FAIL", "REQUEUED", "BOOT_FAIL"))
@@ -147,9 +148,12 @@ def _plain() -> dict[str, str]:
 
 def live(names: Sequence[str], patient: bool = True) -> list[Live]:
     """Return what Slurm holds of the jobs with these names, in one call; more only where that is refused for now."""
-    of_run = (f"--user={getpass.getuser()}", f"--name={','.join(names)}")
-    text = ask("squeue", "--noheader", *of_run, "--format=%F|%K|%j|%T|%r", patient=patient)
-    return list(_live(text))
+    return [job for job in queue(patient) if job.name in set(names)]
+
+
+def queue(patient: bool = True) -> list[Live]:
+    """Return all that Slurm holds of this user's jobs."""
+    return list(_live(ask("squeue", "--noheader", f"--user={os.getuid()}", "--format=%F|%K|%j|%T|%r", patient=patient)))
 
 
 def _live(text: str) -> Iterator[Live]:
