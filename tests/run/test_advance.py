@@ -640,3 +640,79 @@ def test_whatever_happens_it_ends_and_only_what_always_fails_is_missing(
     assert {unit for _, unit in last.outcome.aside} == bad
     assert set(open_run(run.layout.root).marks(SOURCE)) == set(range(5)) - bad
     assert list(run.layout.work(SOURCE).glob("*.*")) == []
+
+
+# ------------------------------------------------------------------------------------- what would leave a run alone
+
+
+def test_a_refusal_by_policy_is_told_and_no_full_queue(slurm: Slurm, run: Run) -> None:
+    """The words "job submit limit" stand in the refusal of a time limit too."""
+    said = "QOSMaxWallDurationPerJobLimit: Job violates accounting/QOS policy (job submit limit, time limits)"
+    slurm.refuse("sbatch", said)
+    with pytest.raises(WorkError, match="QOSMaxWallDuration"):
+        step(run)
+    assert len(slurm.calls("sbatch")) == 1
+
+
+def test_an_array_whose_follower_is_refused_is_called_back(slurm: Slurm, run: Run) -> None:
+    refused = iter((None, "Invalid account or account/partition combination specified"))
+    submit = jobs.Submitter.submit_script
+
+    def second(self: jobs.Submitter, command: str, elements: int) -> int:
+        if text := next(refused):
+            slurm.refuse("sbatch", text)
+        return submit(self, command, elements)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs.Submitter, "submit_script", second)
+        with pytest.raises(WorkError, match="Invalid account"):
+            step(run)
+    assert slurm.able() == []
+    assert len(slurm.calls("scancel")) == 1
+    assert submitted(step(run)) == [("source", "0-3", 4), ("advance", "", 1)]
+    assert attempts(run) == {}
+
+
+def test_a_step_that_runs_or_ends_is_not_relied_upon(slurm: Slurm, run: Run) -> None:
+    """It may have looked already: what was asked for since would be left alone."""
+    array, follower = (r.job for r in step(run).submitted)
+    slurm.end_all(array)
+    slurm.start(Element(follower, 0))
+    again = step(run)
+    assert [r.stage for r in again.submitted] == ["advance"]
+    assert slurm.job(again.submitted[0].job)["options"]["dependency"] == f"afterany:{follower}"
+
+
+def test_jobs_of_others_count_against_the_limit_too(slurm: Slurm, tiny: Tiny) -> None:
+    run, other = (tiny(site={"shards_per_task": 1}, name=name) for name in ("run", "other"))
+    step(other)
+    slurm.change(submit=8)
+    assert submitted(step(run)) == [("source", "0-1", 2), ("advance", "", 1)]
+
+
+def test_a_run_is_the_same_by_whatever_link_it_is_reached(slurm: Slurm, run: Run, tmp_path: Path) -> None:
+    step(run)
+    link = tmp_path / "link"
+    link.symlink_to(run.layout.root)
+    again = advance.hold(open_run(link), "source")
+    assert again.submitted == []
+    assert len(again.moving) == 2
+
+
+def test_what_would_work_beside_jobs_waits_for_them(slurm: Slurm, run: Run) -> None:
+    advance.idle(run)
+    array = step(run).submitted[0].job
+    with pytest.raises(WorkError, match=f"wait or run .*{array}.*danqing cancel"):
+        advance.idle(run)
+
+
+def test_a_failure_that_the_pool_told_is_not_counted_again_for_what_it_left(slurm: Slurm, run: Run) -> None:
+    record = step(run).submitted[0]
+    with inside(slurm, Element(record.job, 0)):
+        failures.note(run, SOURCE, 0, "the worker was killed by SIGKILL")
+    leave_behind(run, 0)
+    slurm.end_all(record.job, "FAILED", "1:0")
+    advance.judge(open_run(run.layout.root))
+    found = failures.read(run, SOURCE, 0)
+    assert found is not None
+    assert (found.attempts, found.reason) == (1, "the worker was killed by SIGKILL")
