@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.chaos.disk import Disk
-from tests.chaos.play import CRASHES, FATES, Broken, Play, Scene, prepared
+from tests.chaos.play import CRASHES, FATES, Broken, Play, Scene
 from toolkit.data.stage import Output, Stage
 from toolkit.run import files, ledger, task
 from toolkit.run.layout import Layout
@@ -20,12 +20,6 @@ SEEDS = 60
 ENOUGH = 60  # seeds in which a harness that bites must have found a planted fault
 
 pytestmark = pytest.mark.prove
-
-
-@pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
-    with prepared() as made:
-        yield made
 
 
 def test_every_seed_ends_in_the_same_bytes(scene: Scene) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.play import Scene, prepared
+from tests.chaos.play import Scene
 from tests.crawl import tree
 from toolkit.recipe import STAGES
 from toolkit.run.drive import drive
@@ -37,12 +36,6 @@ class Count:
     def failed(self, *_: object) -> None: ...
 
     def end(self, *_: object) -> None: ...
-
-
-@pytest.fixture(scope="module")
-def scene() -> Iterator[Scene]:
-    with prepared() as made:
-        yield made
 
 
 def flip(path: Path, rng: random.Random) -> None:
