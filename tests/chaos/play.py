@@ -114,6 +114,7 @@ class Play:
     scene: Scene
     seed: int
     fates: tuple[str, ...] = FATES
+    only: str = ""  # the one stage to play, where it is not left to chance
     story: list[str] = field(default_factory=list)
     injected: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
@@ -287,6 +288,8 @@ class Play:
         stages = self.scene.stages
         first = self.rng.randrange(-1, len(stages))
         last = min(len(stages) - 1, max(first, 0) + self.rng.choice((0, 0, 1, 2, len(stages))))
+        if self.only:
+            first = last = [stage.name for stage in stages].index(self.only)
         if first >= 0:
             gone = {s.folder for s in stages[first:]}
             shutil.copytree(self.scene.reference, self.root, ignore=lambda _, names: gone & set(names))

@@ -143,6 +143,12 @@ class Task(Protocol):
     def damage(self, where: str, what: str) -> None:
         """Count and name a bad file or record that was passed over; the run goes on, `status` shows it."""
 
+    def spoilt(self, where: str, what: str) -> None:
+        """Say that a part of an earlier stage's file is not what that stage wrote: damage on plain files.
+
+        In a run nothing is built on it: raises WorkError.
+        """
+
     def count(self, step: str, rows: int) -> None:
         """Count rows that a rewriting step changed, or dropped rows that are not written (`rejects: counts`)."""
 

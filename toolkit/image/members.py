@@ -15,12 +15,15 @@ COLUMNS = ("id", "offset", "bytes", "digest")
 
 
 def members(tar: IO[bytes], rows: pa.Table, task: Task) -> Iterator[bytes | Fault]:
-    """Yield each row's image file, or Fault "missing" or "digest", which are told to the task as damage."""
+    """Yield each row's image file, or Fault "missing" or "digest".
+
+    In a run either ends the attempt: an image that was fetched and is another now must not be measured, or dropped.
+    """
     columns = (rows[name].to_pylist() for name in COLUMNS)
     for name, offset, size, digest in zip(*columns, strict=True):
         item = _member(tar, offset, size, digest)
         if isinstance(item, Fault):
-            task.damage(f"image {name}", str(item))
+            task.spoilt(f"image {name}", str(item))
         yield item
 
 

@@ -141,6 +141,10 @@ class BaseTask:
         if len(self.books.damage) < NAMED:
             self.books.damage.append((_text(where), _text(what)))
 
+    def spoilt(self, where: str, what: str) -> None:
+        """Count and name a bad part of an earlier file."""
+        self.damage(where, what)
+
     def count(self, step: str, rows: int) -> None:
         """Count rewritten rows, or dropped rows that are not written."""
         if step in REWRITES:
@@ -237,6 +241,12 @@ class RunTask(BaseTask):
         elif not path.exists() or path.stat().st_size != output.bytes:
             raise WorkError(f"{stage.folder}/data/{name} is missing or cut short; `danqing verify` shows what else is.")
         return path
+
+    def spoilt(self, where: str, what: str) -> None:
+        """Refuse to build on what is damaged."""
+        raise WorkError(
+            f"{where} is not what was published ({what}); `danqing repair` finds and mends what is damaged."
+        )
 
     def checkpoint(self) -> Parts:
         """Return this unit's finished parts."""
