@@ -410,6 +410,7 @@ def clean(
     opened = open_run(run_folder)
     if yes:
         opened.hold()
+        _alone(opened)
     for line in clean_lines(cleaning.clean(opened, keep) if yes else cleaning.room(opened, keep), yes):
         typer.echo(line)
 

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 from unittest import mock
@@ -41,6 +42,8 @@ PAIRS = 40
 STARTS = 25  # starts of the command after which a play that is not done is lost; faults end long before
 CRASHES = ("crash before", "crash after")
 FATES = (*CRASHES, "error", "full", "lie", "short", "signal", "rival", "jump", "read error", "rot")
+# Calls at which a fate means something; at others it waits for the next that it fits. Those not named fit all.
+FITS = {"lie": ("link", "move"), "short": ("write",), "full": ("create", "write", "make", "link")}
 FULL_CALLS = 12  # calls for which a full disk stays full
 
 
@@ -56,6 +59,7 @@ class Scene:
     reference: Path
     published: dict[str, str] = field(default_factory=dict)
     points: Counter[str] = field(default_factory=Counter)
+    reads: Counter[str] = field(default_factory=Counter)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -76,8 +80,9 @@ def prepared() -> Iterator[Scene]:
         with show.served(crawl) as port:
             scene = Scene(_inline(show.recipe(crawl, reference, port, None)), reference)
             with Play(scene, 0).installed() as play:
+                play.root, play.acting = reference, True
                 assert drive(create(scene.config), Quiet(play)).complete
-            scene.points, scene.published = play.calls, tree(reference, skip=("30_fetch",))
+            scene.points, scene.reads, scene.published = play.calls, play.opened, tree(reference, skip=("30_fetch",))
             assert not list(verify(open_run(reference)))
             yield scene
 
@@ -102,7 +107,7 @@ class Quiet:
     def unit(self, stage: Stage) -> None: ...
 
     def failed(self, stage: Stage, unit: int, reason: str, last: bool) -> None:
-        self.play.story.append(f"{stage.name} {unit} failed: {reason}")
+        self.play.story.append(f"{stage.name} {unit} failed: {reason.replace(str(self.play.root), 'RUN')}")
 
     def end(self, stage: Stage) -> None: ...
 
@@ -118,6 +123,7 @@ class Play:
     story: list[str] = field(default_factory=list)
     injected: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
+    opened: Counter[str] = field(default_factory=Counter)
     now: str = ""
 
     def __post_init__(self) -> None:
@@ -131,6 +137,8 @@ class Play:
         self.rivals: list[Rival] = []
         self.current: tuple[Run, Stage, int] | None = None
         self.plan: dict[int, str] = {}
+        self.due: list[str] = []  # what was planned for an earlier call, which it did not fit
+        self.inodes: dict[Path, int] = {}  # of what was published
         self.reads: set[int] = set()
         self.read = 0
         self.rotten: set[Path] = set()
@@ -152,16 +160,21 @@ class Play:
             for other in self.rivals:
                 if self.rng.random() < 0.2:
                     other.turn(self.rng.randint(1, 40))
+        if self.count in self.plan:
+            self.due.append(self.plan.pop(self.count))
         if self.full:
             self.full -= 1
-            return "full" if call in ("create", "write", "make", "link") else None
-        fate = self.plan.pop(self.count, None)
-        if fate == "rival" and (call == "write" or self.current is None):
-            self.plan[self.count + 1] = fate  # soon
-            return None
+            return "full" if call in FITS["full"] else None
+        fate = next((fate for fate in self.due if self._fits(fate, call)), None)
         if fate is not None:
+            self.due.remove(fate)
             self._note(fate, call, path)
         return self._act(fate)
+
+    def _fits(self, fate: str, call: str) -> bool:
+        if fate == "rival":
+            return call != "write" and self.current is not None
+        return call in FITS.get(fate, (call,))
 
     def _act(self, fate: str | None) -> str | None:
         if fate in ("crash before", "crash after"):
@@ -171,7 +184,7 @@ class Play:
         elif fate == "signal":
             signals.ask(15)
             if self.rng.random() < 0.5:  # it comes twice, or once more after the next start has begun
-                self.plan[self.count + self.rng.randrange(1, 60)] = "signal"
+                self.plan.setdefault(self.count + self.rng.randrange(1, 60), "signal")
         elif fate == "rot":
             self._rot()
         elif fate == "jump":
@@ -202,6 +215,7 @@ class Play:
         """A file is opened for reading: it may fail once."""
         if Rival.here() is None and self.acting and not self.dead:
             self.read += 1
+            self.opened[self.now] += 1
             if self.read in self.reads:
                 self.reads.discard(self.read)
                 self._note("read error", "open", path)
@@ -218,7 +232,7 @@ class Play:
             put(files, "system", self.disk)
             put(files, "token", self._token)
             put(files, "dead", self._dead)
-            put(clock, "now", lambda: f"{self.time:.0f}")
+            put(clock, "now", lambda: datetime.fromtimestamp(self.time, UTC).isoformat(timespec="seconds"))
             put(clock, "ticks", self._ticks)
             put(clock, "sleep", lambda seconds: None)
             put(executors, "attempt", self._attempt)
@@ -294,12 +308,13 @@ class Play:
             gone = {s.folder for s in stages[first:]}
             shutil.copytree(self.scene.reference, self.root, ignore=lambda _, names: gone & set(names))
         calls = sum(self.scene.points[s.folder] for s in stages[max(first, 0) : last + 1])
+        reads = sum(self.scene.reads[s.folder] for s in stages[max(first, 0) : last + 1])
         for _ in range(self.rng.choice((1, 1, 2, 3, 5))):
             fate = self.rng.choice(self.fates)
             if fate == "read error":
-                self.reads.add(self.rng.randrange(1, calls))
+                self.reads.add(self.rng.randrange(1, reads + 1))
             else:
-                self.plan[self.rng.randrange(1, calls + 1)] = fate
+                self.plan.setdefault(self.rng.randrange(1, calls + 1), fate)
         self.story.append(f"stages {stages[max(first, 0)].name} to {stages[last].name}, {calls} calls without faults")
         return stages[last].name
 
@@ -315,6 +330,8 @@ class Play:
                 rots, damaged = self.injected["rot"], False
                 if self.rotten:  # as `verify`, or the stage that could not read it, said to do
                     self.done.clear()
+                    self.inodes.clear()
+                    self.story.append(f"start {self.start} mends what has rotted")
                     damaged = any(problem.kind == "damaged" for problem in repair(run))
                     run.forget()
                 outcome = drive(run, Quiet(self), until)
@@ -324,7 +341,8 @@ class Play:
             self.story.append("crashed")
             return self._crashed()
         except (OSError, WorkError, UserError, Stopped) as error:
-            self.story.append(f"ended with {type(error).__name__}: {error}")
+            said = str(error).replace(str(self.root), "RUN")
+            self.story.append(f"ended with {type(error).__name__}: {said}")
             if isinstance(error, UserError) and not isinstance(error.__cause__, OSError):
                 raise Broken(f"blamed the user: {error}") from error
             return False
@@ -354,6 +372,9 @@ class Play:
                         continue
                     if not published.exists() or digest(published) != output.digest:
                         raise Broken(f"{published.relative_to(self.root)} is not what its mark says")
+                    inode = published.stat().st_ino
+                    if self.inodes.setdefault(published, inode) != inode:
+                        raise Broken(f"{published.relative_to(self.root)} was published twice")
         for name, unit in self.done:
             stage = next(s for s in STAGES if s.name == name)
             if not (self.root / stage.folder / "done" / f"{unit // 1000:03d}" / f"{unit:06d}.json").exists():
@@ -370,7 +391,8 @@ class Play:
         problems = [p for p in verify(open_run(self.root)) if p.kind != "missing" or _folder(p.stage) in folders]
         if problems:
             raise Broken(f"verify: {[str(p) for p in problems][:5]}")
-        left = [p for f in folders for p in (self.root / f / "work").glob("*") if "rival" not in p.name]
+        dead = any(rival.died for rival in self.rivals)  # what it left, the next attempt at its unit would sweep
+        left = [p for f in folders for p in (self.root / f / "work").glob("*") if not (dead and "rival" in p.name)]
         if left:
             raise Broken(f"left in work/: {[p.name for p in left][:5]}")
 
@@ -392,7 +414,7 @@ class Rival:
     def __init__(self, play: Play, stage: Stage, unit: int, calls: int) -> None:
         self.play, self.stage, self.unit, self.left = play, stage, unit, calls
         self.slice = 0
-        self.moving = True
+        self.moving, self.died = True, False
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -426,6 +448,7 @@ class Rival:
         try:
             attempt(open_run(self.play.root), self.stage, self.unit)
         except (Crash, Exception) as error:
+            self.died = isinstance(error, Crash)
             self.play.story.append(f"rival of {self.stage.name} {self.unit} ended: {type(error).__name__}: {error}")
         finally:
             self.moving = False

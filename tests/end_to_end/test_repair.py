@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,3 +109,57 @@ def test_an_input_file_that_is_gone_fails_its_shard_and_loses_nothing(tmp_path: 
     (tmp_path / "away").rename(gone)
     danqing("task", run, "source")
     assert tree(run) == before
+
+
+def altered(path: Path, **values: object) -> None:
+    """Change what a mark says, so that it is a mark all the same."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_marks_that_say_something_else_are_found_and_mended(finished: tuple[Path, Path]) -> None:
+    run, _ = finished
+    before = tree(run)
+    altered(run / "40_image/done/000/000000.json", rows_out=7)
+    altered(run / "50_embed/done/000/000001.json", inputs={"text": "0" * 32})
+    altered(run / "20_text/done/000/000002.json", version=99)
+    beyond = json.loads((run / "10_source/done/000/000000.json").read_text()) | {"unit": 77}
+    (run / "10_source/done/000/000077.json").write_text(json.dumps(beyond))
+    assert problems(run) >= {("image", 0), ("embed", 1), ("text", 2), ("source", 77)}
+    danqing("repair", run)
+    assert tree(run) == before
+    danqing("verify", run)
+
+
+def test_a_recipe_that_was_edited_in_the_run_folder_is_refused(finished: tuple[Path, Path]) -> None:
+    """To redo a unit by it would publish other bytes under the old digest."""
+    run, _ = finished
+    right = (run / "run.yaml").read_text()
+    (run / "run.yaml").write_text(right.replace("distance: 0.1", "distance: 0.5"))
+    for command in ("verify", "repair"):
+        assert "Restore them" in danqing(command, run, code=1).stderr
+    (run / "run.yaml").write_text(right)
+    danqing("verify", run)
+
+
+def test_an_image_that_was_exchanged_in_the_dataset_is_found(finished: tuple[Path, Path]) -> None:
+    """With mark and manifest made to fit, the table's digests tell."""
+    run, _ = finished
+    tar = run / "90_export/data/000/000001.tar"
+    with tarfile.open(tar) as opened:
+        member = next(m for m in opened if not m.name.endswith((".txt", ".json")))
+    data = bytearray(tar.read_bytes())
+    data[member.offset_data + member.size // 2] ^= 1
+    tar.write_bytes(data)
+    old = next(o for o in json.loads(mark(run, 1).read_text())["outputs"] if o["path"].endswith(".tar"))["digest"]
+    new = hashlib.blake2b(data, digest_size=32).hexdigest()
+    for path in (mark(run, 1), run / "90_export/data/manifest.json"):
+        path.write_text(path.read_text().replace(old, new))
+    (run / "90_export/done.parquet").unlink()
+    done = danqing("verify", run, "--json", code=1)
+    assert any("is not the one that was fetched" in p["what"] for p in json.loads(done.stdout)["problems"])
+    danqing("repair", run)
+    danqing("verify", run)
+
+
+def mark(run: Path, unit: int) -> Path:
+    return run / f"90_export/done/000/{unit:06d}.json"

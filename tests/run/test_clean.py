@@ -58,7 +58,10 @@ def test_what_needs_cleaned_data_is_refused_with_the_reason(finished: tuple[Path
     assert "restore" in danqing("repair", run, code=1).stderr
     shutil.rmtree(run / "90_export" / "done")
     (run / "90_export" / "done.parquet").unlink()
-    refused = danqing("run", finished[1], "--set", f"run_dir={run}", code=2).stderr
+    before = tree(run)
+    for command in (("run", finished[1], "--set", f"run_dir={run}"), ("task", run, "export")):
+        refused = danqing(*command, code=2).stderr
+        assert tree(run) == before
     assert "danqing clean" in refused and "another run_dir" in refused
 
 

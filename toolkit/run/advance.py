@@ -63,6 +63,7 @@ def advance(run: Run, until: str | None = None) -> Step:
         step.submitted.append(jobs.follow(run, at_work or sorted({m.job for m in others}), until))
     if at_work or others:
         return step
+    run.unclean()
     judge(run)
     if run.layout.cancelled.exists():
         step.cancelled = run.layout.cancelled.read_text()

@@ -43,12 +43,17 @@ def _chosen(run: Run, keep: str) -> list[Stage]:
             f"--keep {keep}: {unknown[0]} is no stage of this run; known are {', '.join(s.name for s in run.stages)}, "
             f"and {', '.join(f'{alias} for {name}' for alias, name in ALIASES.items())}."
         )
-    return [stage for stage in run.stages if stage.name not in kept | run.cleaned]
+    if not run.config.export.images and "fetch" not in kept:
+        raise UserError(
+            f"--keep {keep}: this run publishes no images of its own (export.images: false), so those of the dataset "
+            "lie in 30_fetch alone; add images to --keep."
+        )
+    return [stage for stage in run.stages if stage.name not in kept and run.layout.data(stage).exists()]
 
 
 def _room(run: Run, stage: Stage) -> Room:
-    outputs = [o for entry in run.marks(stage).values() for o in entry.mark.outputs]
-    return Room(stage.name, len(outputs), sum(o.bytes for o in outputs), USES[stage.name])
+    sizes = [path.stat().st_size for path in run.layout.data(stage).rglob("*") if path.is_file()]
+    return Room(stage.name, len(sizes), sum(sizes), USES[stage.name])
 
 
 def clean(run: Run, keep: str) -> Iterator[Room]:
@@ -66,7 +71,10 @@ def clean(run: Run, keep: str) -> Iterator[Room]:
     rooms = [_room(run, stage) for stage in chosen]
     record = {"stages": sorted(run.cleaned | {stage.name for stage in chosen}), "time": clock.now()}
     files.replace(run.layout.cleaned, json.dumps(record).encode())
-    for stage in run.stages:
-        if stage.name in record["stages"]:  # those of a clean that was cut off too
-            files.clear(run.layout.data(stage))
-    yield from rooms
+    for stage, freed in zip(chosen, rooms, strict=True):
+        files.clear(run.layout.data(stage))
+        if run.layout.data(stage).exists():
+            raise WorkError(
+                f"{run.layout.data(stage)} could not be removed; see who may write there, then clean again."
+            )
+        yield freed

@@ -156,6 +156,8 @@ def sync(folder: Path) -> None:
     system.sync_folder(folder)
 
 
+# What a folder above ours says to fsync where it is somebody else's care, or of a kind that has none (automounts).
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS, errno.ENOTSUP, errno.ENOSYS)
 # Folders whose names this process has brought to the disk.
 known: set[Path] = set()
 
@@ -173,9 +175,9 @@ def make(folder: Path) -> Path:
     for path in (p for p in paths if p in missing or p not in known):
         try:
             sync(path.parent)
-        except PermissionError:
-            if path in missing:
-                raise  # else it is above what is ours, and somebody else's care
+        except OSError as error:
+            if path in missing or error.errno not in _NOT_OURS:
+                raise
         known.add(path)
     return folder
 

@@ -79,6 +79,7 @@ class Parts:
             raise
         aside = self._folder / f"{stem(part)}.{self._token}.record"
         files.write(aside, msgspec.json.encode(record))
+        files.sync(self._folder)  # the files' names first: a record without its files would stop the unit
         if not files.link(aside, self._record(part)):
             for name, _, _ in record.files.values():
                 files.remove(self._folder / name)

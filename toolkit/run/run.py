@@ -82,6 +82,8 @@ class Run:
             return frozenset(json.loads(self.layout.cleaned.read_bytes())["stages"])
         except FileNotFoundError:
             return frozenset()
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.layout.cleaned} is damaged ({error}); restore it from a copy.") from error
 
     @property
     def parts(self) -> int:
@@ -254,10 +256,13 @@ class Run:
     def unclean(self) -> None:
         """Raise UserError where something is to be done of what the stages need that were cleaned."""
         if self.cleaned and not all(self.complete(stage) for stage in self.stages):
-            raise UserError(
-                f"The run {self.layout.root} is not complete, and `danqing clean` gave up the data of "
-                f"{', '.join(sorted(self.cleaned))}, so nothing can be made of it again. Give another run_dir."
-            )
+            raise UserError(self._cleaned())
+
+    def _cleaned(self) -> str:
+        return (
+            f"The run {self.layout.root} is not complete, and `danqing clean` gave up the data of "
+            f"{', '.join(sorted(self.cleaned))}, so nothing can be made of it again. Give another run_dir."
+        )
 
     def forget(self, stage: Stage | None = None) -> None:
         """Look at the disk again: others may have written."""
@@ -277,7 +282,9 @@ class Run:
         self._changed(stage)
 
     def retract(self, stage: Stage, unit: int) -> None:
-        """Take back a unit that is not valid."""
+        """Take back a unit that is not valid; raises UserError where it could not be made again."""
+        if self.cleaned:
+            raise UserError(self._cleaned())
         self.ledger.retract(stage, unit)
         self._changed(stage)
 

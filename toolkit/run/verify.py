@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from toolkit.config.config import digest
 from toolkit.data import pair
-from toolkit.data.stage import Kind, Stage, stem
+from toolkit.data.stage import Kind, Output, Stage, stem
 from toolkit.data.tar import DigestError, checked
 from toolkit.data.verdict import alive
 from toolkit.errors import WorkError
@@ -55,6 +56,7 @@ class Problem:
 def verify(run: Run) -> Iterator[Problem]:
     """Yield every problem of a run folder; nothing for a complete and sound one."""
     run.forget()
+    _recipe(run)
     sound: dict[str, set[int]] = {}
     for stage in run.stages:
         bad = yield from _unsound(run, stage)
@@ -78,13 +80,31 @@ def repair(run: Run) -> list[Problem]:
             f"{found[0]}. It can not be made again, because `danqing clean` gave up the data of "
             f"{', '.join(sorted(run.cleaned))}; restore the file from a copy."
         )
+    for name in {problem.stage for problem in found if problem.kind == "damaged"}:
+        files.remove(run.layout.folded(BY_NAME[name]))  # whether the fold or the mark is the right one, nobody knows
+        run.forget(BY_NAME[name])
     for problem in found:
         stage = BY_NAME[problem.stage]
         if problem.kind == "stray":
             files.remove(run.layout.file(stage, problem.path))
-        elif problem.kind == "damaged":
+        elif problem.kind == "damaged" and problem.unit < run.all_units(stage):
             run.retract(stage, problem.unit)
+        elif problem.kind == "damaged":
+            files.remove(run.layout.mark(stage, problem.unit))  # the files that it names may be another unit's
     return found
+
+
+def _recipe(run: Run) -> None:
+    """Raise WorkError where what the run was started with is not what it was."""
+    try:
+        right = digest(run.config, run.inputs) == run.digest
+    except (OSError, ValueError, TypeError):
+        right = False
+    if not right:
+        raise WorkError(
+            f"{run.layout.run_yaml}, {run.layout.inputs.name} or {run.layout.lists.name}/ is not what the run was "
+            f"started with: their digest is not {run.digest}. Restore them from a copy before anything is made again."
+        )
 
 
 def _unsound(run: Run, stage: Stage) -> Generator[Problem, None, set[int]]:
@@ -97,34 +117,44 @@ def _unsound(run: Run, stage: Stage) -> Generator[Problem, None, set[int]]:
         else:
             yield Problem(stage.name, unit, "not done", "missing")
     loose = Ledger(run.layout, folds=False).entries(stage)
-    for unit in sorted(u for u in {*entries, *loose} if _digest(loose, u) != _digest(entries, u)):
+    for unit in sorted(u for u in {*entries, *loose} if _told(loose, u) != _told(entries, u)):
         bad.add(unit)
         yield Problem(stage.name, unit, "its mark is missing, damaged, or not the one in done.parquet", "damaged")
+    for unit in sorted({*entries} - set(range(run.all_units(stage)))):
+        bad.add(unit)
+        yield Problem(stage.name, unit, "its mark is of a unit that this run does not have", "damaged")
+    outputs: dict[int, list[Output]] = {}
     for unit, entry in sorted(entries.items()):
-        for output in entry.mark.outputs if stage.name not in run.cleaned else ():
+        try:
+            outputs[unit] = entry.mark.outputs
+        except WorkError as error:
+            bad.add(unit)
+            yield Problem(stage.name, unit, str(error).partition(";")[0], "damaged")
+    for unit, named in outputs.items() if stage.name not in run.cleaned else ():
+        for output in named:
             try:
                 check_output(run.layout, stage, output)
             except WorkError as error:
                 bad.add(unit)
                 yield Problem(stage.name, unit, str(error).partition(";")[0], "damaged", output.path)
-    known = {o.path for e in entries.values() for o in e.mark.outputs}
+    known = {output.path for named in outputs.values() for output in named}
     data = run.layout.data(stage)
-    for path in sorted(p for p in data.rglob("*") if p.is_file()) if data.exists() else []:
+    for path in sorted(p for p in data.rglob("*") if not p.is_dir()) if data.exists() else []:
         name = path.relative_to(data).as_posix()
         if name not in known:
             yield Problem(stage.name, 0, f"data/{name} belongs to no mark", "stray", name)
     return bad
 
 
-def _digest(entries: Mapping[int, Entry], unit: int) -> str | None:
-    return entries[unit].digest if unit in entries else None
+def _told(entries: Mapping[int, Entry], unit: int) -> tuple[str, int] | None:
+    return (entries[unit].digest, entries[unit].stamp) if unit in entries else None
 
 
 def _content(run: Run, stage: Stage, unit: int, sound: Mapping[str, set[int]]) -> Iterator[Problem]:
     try:
         for shard in _table_shards(run, stage, unit):
             yield from _rows(run, stage, unit, shard, sound)
-        if stage.name == "fetch":
+        if stage.name == "fetch" or (stage.name == "export" and not run.closing(stage, unit)):
             yield from _tar(run, stage, unit)
         if stage.name == "embed":
             yield from _features(run, stage, unit)
@@ -144,6 +174,7 @@ def _rows(run: Run, stage: Stage, unit: int, shard: int, sound: Mapping[str, set
         what = f"columns {found.schema.names}, expected {pair.schema(stage.name).names}"
         yield Problem(stage.name, unit, what, "damaged")
         return
+    yield from _counts(run, stage, unit, shard, found)
     if stage.name == "source":
         return
     if run.cleaned & {"unique", *run.chain(stage)}:
@@ -158,9 +189,19 @@ def _rows(run: Run, stage: Stage, unit: int, shard: int, sound: Mapping[str, set
         yield Problem(stage.name, unit, what, "damaged")
 
 
+def _counts(run: Run, stage: Stage, unit: int, shard: int, found: pa.Table) -> Iterator[Problem]:
+    """Hold a table's rows against what its mark says of them."""
+    mark, name = run.ledger.entries(stage)[unit].mark, relative(shard, ".parquet")
+    written = next((output.rows for output in mark.outputs if output.path == name), None)
+    left = len(alive(found)) if "dropped" in found.column_names else found.num_rows
+    if written != found.num_rows or (stage.kind is Kind.MAP and left != mark.rows_out):
+        what = f"shard {stem(shard)} has {found.num_rows} rows and leaves {left}, not {written} and {mark.rows_out}"
+        yield Problem(stage.name, unit, what, "damaged")
+
+
 def _tar(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
     found = read(run, stage, unit)
-    rows = alive(found)
+    rows = alive(found) if stage.name == "fetch" else np.flatnonzero(found["tar"].is_valid())
     offsets, sizes = found["offset"].to_pylist(), found["bytes"].to_pylist()
     digests, ids = found["digest"].to_pylist(), found["id"].to_pylist()
     with run.layout.file(stage, relative(unit, ".tar")).open("rb") as tar:
@@ -173,11 +214,14 @@ def _tar(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
 
 def _features(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
     from toolkit.data.features import read as features_of
+    from toolkit.data.features import unpacked
 
     living = alive(read(run, stage, unit))
     with run.layout.file(stage, relative(unit, ".h5")).open("rb") as file:
         features = features_of(file)
         n = len(features.ids)
+        if unpacked(features.ids) != read(run, stage, unit, ["id"])["id"].to_pylist():
+            yield Problem(stage.name, unit, "its features are of other ids than its table", "damaged")
         block = features.block(0, n)
         bad = living[~np.isfinite(block[living].astype(np.float32)).all(axis=1)] if n else living
     if len(bad):
