@@ -90,6 +90,9 @@ class Disk(files.System):
         self._point("sync file", path, lambda: self._loose.pop(path.stat().st_ino, None))
 
     def sync_folder(self, folder: Path) -> None:
+        if not folder.is_relative_to(self.trash.parent):
+            return  # how deep the play lies must not change it
+
         def work() -> None:
             folder.stat()
             self._names = [undo for undo in self._names if undo.folder != folder]

@@ -120,6 +120,7 @@ class Play:
     seed: int
     fates: tuple[str, ...] = FATES
     only: str = ""  # the one stage to play, where it is not left to chance
+    rots: str = "*"  # names of files that may rot
     story: list[str] = field(default_factory=list)
     injected: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
@@ -197,7 +198,7 @@ class Play:
 
     def _rot(self) -> None:
         """Flip a bit of a published file."""
-        paths = sorted(p for p in self.root.glob("*/data/**/*") if p.is_file() and p.stat().st_size)
+        paths = sorted(p for p in self.root.glob(f"*/data/**/{self.rots}") if p.is_file() and p.stat().st_size)
         if paths:
             path = self.rng.choice(paths)
             data = bytearray(path.read_bytes())
