@@ -66,7 +66,7 @@ def danqing(*words: str | Path, **variables: str) -> float:
 
 def submit(folder: Path, shards: int) -> None:
     """Time submitting the first stage of a large run."""
-    config = recipe(folder, "large", shards, extra=["--hold"])
+    config = recipe(folder, "large", shards, extra=["--hold"], shards_per_task=10)
     path = counted(folder)
     first = danqing("run", config, **path)
     calls = len((folder / "calls").read_text().splitlines())
@@ -122,7 +122,8 @@ def main() -> None:
         os.environ["SLURM_CONF"] = said.splitlines()[-1].partition("=")[2]
         try:
             submit(folder, shards)
-            overhead(folder, tasks)
+            if tasks:
+                overhead(folder, tasks)
         finally:
             call(CLUSTER, "down", *cluster)
 
