@@ -201,10 +201,7 @@ class Play:
         paths = sorted(p for p in self.root.glob(f"*/data/**/{self.rots}") if p.is_file() and p.stat().st_size)
         if paths:
             path = self.rng.choice(paths)
-            data = bytearray(path.read_bytes())
-            bit = self.rng.randrange(len(data) * 8)
-            data[bit // 8] ^= 1 << bit % 8
-            path.write_bytes(data)
+            flip(path, self.rng)
             self.rotten.add(path)
             self.story.append(f"flipped a bit of {path.relative_to(self.root)}")
 
@@ -400,6 +397,14 @@ class Play:
 
 def _folder(stage: str) -> str:
     return next(s.folder for s in STAGES if s.name == stage)
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    """Flip one bit of a file."""
+    data = bytearray(path.read_bytes())
+    bit = rng.randrange(len(data) * 8)
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
 
 
 def digest(path: Path) -> str:

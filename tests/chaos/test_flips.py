@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.play import Scene
+from tests.chaos.play import Scene, flip
 from tests.crawl import tree
 from toolkit.recipe import STAGES
 from toolkit.run.drive import drive
@@ -36,13 +36,6 @@ class Count:
     def failed(self, *_: object) -> None: ...
 
     def end(self, *_: object) -> None: ...
-
-
-def flip(path: Path, rng: random.Random) -> None:
-    data = bytearray(path.read_bytes())
-    bit = rng.randrange(len(data) * 8)
-    data[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(data)
 
 
 def test_a_hundred_flipped_bits(scene: Scene) -> None:

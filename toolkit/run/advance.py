@@ -220,7 +220,7 @@ def judge(run: Run) -> None:
     never reached is simply missing.
     """
     ended = [r for r in records.records(run) if not r.settled and r.stage in BY_NAME and BY_NAME[r.stage] in run.stages]
-    short = [r for r in ended if any(run.valid(BY_NAME[r.stage], u) is None for u in r.all())]
+    short = [r for r in ended if run.missing(BY_NAME[r.stage], r.all())]
     history = _history(short)
     for record in ended:
         if record in short:
