@@ -67,7 +67,7 @@ def test_equal_rows_are_one_set(found, made, block):
 def test_equal_rows_cost_no_tile(ring, made, monkeypatch):
     """A placeholder image seen 50,000 times is joined once."""
     sizes = []
-    monkeypatch.setattr(module_ring, "tile", lambda left, right, *_: sizes.append(len(left) * len(right)))
+    monkeypatch.setattr(module_ring, "tile", lambda _, left, right, *rest: sizes.append(len(left) * len(right)))
     done = []
     rows = np.repeat(made.scattered(np.random.default_rng(3), 2, 8), 25_000, axis=0)
     ring.sets(rows, 0.1, 2048, advance=done.append)
@@ -93,8 +93,8 @@ def test_a_limit_at_the_very_distance_of_a_pair_excludes_it(reference, found, se
 def test_the_screen_stays_inside_its_proven_margin(reference, made, dim):
     rng = np.random.default_rng(dim)
     rows = np.concatenate([made.clustered(rng, 16, dim, 0.3), made.scattered(rng, 8, dim) * np.float16(100)])
-    block = Slab(np.arange(len(rows)), rows, squares(rows)).unit()
-    screened = block.unit @ block.unit.T
+    unit = Slab(np.arange(len(rows)), rows, squares(rows)).unit()
+    screened = unit @ unit.T
     points = reference.whole(rows)
     exact = np.array([[1.0 - reference.distance(x, y) for y in points] for x in points])
     assert np.abs(screened - exact).max() <= margin(dim)

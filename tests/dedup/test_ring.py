@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from toolkit.data.stage import Stopped
 from toolkit.dedup import ledger as ledgers
 from toolkit.dedup import ring as module
+from toolkit.dedup import screen
 from toolkit.dedup import twins as hashing
 from toolkit.dedup.exact import squares
 from toolkit.dedup.ring import falls, laps
@@ -58,7 +59,7 @@ def test_clusters_around_the_limit(ring, reference, made, dim, ranks):
 @pytest.mark.parametrize("panel", [1, 6, 100])
 @pytest.mark.parametrize("ranks", RANKS)
 def test_a_chain_through_all_ranks_is_one_set(ring, made, monkeypatch, ranks, panel):
-    monkeypatch.setattr(module, "PANEL_ROWS", panel)
+    monkeypatch.setattr(screen, "PANEL_BYTES", panel * 4 * 8)  # rows of 8 float32 values
     monkeypatch.setattr(module, "MERGE_ROWS", 11)
     rows = made.chained(150, 8, angle=0.04)[np.random.default_rng(1).permutation(150)]
     assert set(ring.sets(rows, 0.001, 3, ranks, tile=2)) == {0}
@@ -191,7 +192,7 @@ def test_what_is_saved_is_not_joined_again(ring, made, monkeypatch, ranks):
     monkeypatch.setattr(module, "SAVES", 10**9)
     memory, tiles = ring.Memory(), []
     plain = module.tile
-    monkeypatch.setattr(module, "tile", lambda left, right, *rest: (tiles.append(1), plain(left, right, *rest)))
+    monkeypatch.setattr(module, "tile", lambda *given: (tiles.append(1), plain(*given)))
     expected = ring.sets(rows, 0.1, 5, 3, memory=memory)
     assert len(tiles) == 12 * 13 // 2
     del memory.saved[max(memory.saved)]  # the last part was never written

@@ -1,15 +1,18 @@
 """The exact join of two blocks: every pair of rows with `1 - cos < distance`, united in a forest tile by tile.
 
-Each tile is screened by one float32 matrix product. The screen's error has a proven bound (`margin`), so scores above
-the band are edges, scores below are not, and only those inside are decided by integers (exact.py). Nothing is missed,
-nothing invented, and the sets do not depend on tile size, threads or BLAS. Edges live for one piece of a tile only.
+A screen (screen.py) names the pairs of a tile that may be edges, among them every edge, and exact.py decides each in
+integers. Where a tile has too many of them it is cut, and at last looked at as a whole in float32: that product's error
+has a proven bound (`margin`), so scores above the band are edges, scores below are not, and only those inside are
+decided one by one. Nothing is missed, nothing invented, and the sets do not depend on screen, tile size, threads or
+BLAS. Edges live for one piece of a tile only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import combinations_with_replacement, product
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +21,9 @@ from toolkit.dedup.exact import Float, Half, Int, chunk, cosines, dots, steps
 from toolkit.dedup.forest import Forest
 
 Single: TypeAlias = npt.NDArray[np.float32]
+Pairs: TypeAlias = tuple[Int, Int]
 
-TILE_ROWS = 2048  # a tile of 2048 x 2048 float32 is 16 MiB
+TILE_ROWS = 2048  # the largest tile looked at as a whole: 2048 x 2048 float32 are 16 MiB
 PIECE_PAIRS = 1 << 18  # scores of a tile looked at together: bounds the edges that exist at one time
 
 
@@ -59,45 +63,90 @@ class Slab:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def cut(self) -> list[Slab]:
-        """Return pieces of the size of a tile."""
-        pieces = [slice(start, start + TILE_ROWS) for start in range(0, len(self), TILE_ROWS)]
+    def cut(self, size: int) -> list[Slab]:
+        """Return pieces of at most `size` rows."""
+        pieces = [slice(start, start + size) for start in range(0, len(self), size)]
         return [Slab(self.numbers[p], self.rows[p], self.squares[p]) for p in pieces]
 
-    def unit(self) -> Block:
-        """Return the rows made ready for the screen."""
+    def unit(self) -> Single:
+        """Return the rows scaled to length 1, (m, d); two roundings a value."""
         unit = self.rows.astype(np.float32)
         unit *= (1.0 / np.sqrt(self.squares)).astype(np.float32)[:, None]
-        return Block(numbers=self.numbers, rows=self.rows, squares=self.squares, unit=unit)
+        return unit
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Block:
-    """One side of a tile."""
+    """One side of a tile: rows, and what the screen made of them."""
 
-    numbers: Int  # (m,), ascending
-    rows: Half  # (m, d)
-    squares: Float  # (m,)
-    unit: Single  # (m, d), scaled to length 1
+    slab: Slab
+    ready: Any  # of the screen; its rows are those of the slab
+    error: float = 0.0  # what the screen knows of its own error on these rows
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.slab)
+
+    def cut(self, size: int) -> list[Block]:
+        """Return pieces of at most `size` rows."""
+        starts = range(0, len(self), size)
+        pieces = zip(starts, self.slab.cut(size), strict=True)
+        return [Block(slab, self.ready[start : start + size], self.error) for start, slab in pieces]
 
 
-def tile(left: Block, right: Block, distance: float, forest: Forest) -> None:
+class Screen(Protocol):
+    """Names the pairs of a tile that may be edges; which and how many more decides the time, never the result."""
+
+    tile_rows: int  # rows of a block at most
+    panel_rows: int  # rows held ready while others pass by
+
+    def ready(self, slab: Slab) -> Block:
+        """Return the rows made ready."""
+
+    def suspects(self, left: Block, right: Block) -> Pairs | None:
+        """Return pairs (i of left, j of right) that contain every edge; None where they are too many to name.
+
+        Of a block with itself each pair once, i < j.
+        """
+
+
+def tile(screen: Screen, left: Block, right: Block, distance: float, forest: Forest) -> None:
     """Unite the rows of two blocks, or of one block with itself, that have an edge.
 
     Pairs that are in one set already are passed over: no answer could change the sets.
     """
-    low, high = band(left.unit.shape[1], distance)
+    pairs = screen.suspects(left, right)
+    if pairs is not None:
+        _decide(left.slab, right.slab, pairs, distance, forest)
+    elif max(len(left), len(right)) > TILE_ROWS:
+        size = max(TILE_ROWS, -(-max(len(left), len(right)) // 2))
+        lefts = left.cut(size)
+        rights = lefts if left is right else right.cut(size)
+        for one, other in combinations_with_replacement(lefts, 2) if left is right else product(lefts, rights):
+            tile(screen, one, other, distance, forest)
+    else:
+        _whole(left, right, distance, forest)
+
+
+def _decide(left: Slab, right: Slab, pairs: Pairs, distance: float, forest: Forest) -> None:
+    """Unite the pairs that are edges."""
+    rows, columns = pairs
+    apart = forest.find(left.numbers[rows]) != forest.find(right.numbers[columns])
+    i, j = rows[apart], columns[apart]
+    edge = near(left, right, i, j, distance)
+    forest.union(left.numbers[i[edge]], right.numbers[j[edge]])
+
+
+def _whole(left: Block, right: Block, distance: float, forest: Forest) -> None:
+    """Look at all pairs of a tile in float32."""
+    low, high = band(left.slab.rows.shape[1], distance)
     for rows, columns, scores in _hits(left, right, low, forest):
         sure = scores > high
-        forest.union(left.numbers[rows[sure]], right.numbers[columns[sure]])
-        doubt = np.flatnonzero(~sure)
-        apart = forest.find(left.numbers[rows[doubt]]) != forest.find(right.numbers[columns[doubt]])
-        i, j = rows[doubt[apart]], columns[doubt[apart]]
-        edge = near(left, right, i, j, distance)
-        forest.union(left.numbers[i[edge]], right.numbers[j[edge]])
+        forest.union(left.slab.numbers[rows[sure]], right.slab.numbers[columns[sure]])
+        _decide(left.slab, right.slab, (rows[~sure], columns[~sure]), distance, forest)
+
+
+def _unit(block: Block) -> Single:
+    return block.ready if isinstance(block.ready, np.ndarray) else block.slab.unit()
 
 
 def _hits(left: Block, right: Block, low: np.float32, forest: Forest) -> Iterator[tuple[Int, Int, Single]]:
@@ -105,8 +154,9 @@ def _hits(left: Block, right: Block, low: np.float32, forest: Forest) -> Iterato
 
     The sets are looked at for each piece anew, so in a dense tile the first piece unites nearly all of it.
     """
+    numbers = left.slab.numbers
     with np.errstate(invalid="ignore"):  # some BLAS kernels raise the flag for lanes that they throw away
-        scores = left.unit @ right.unit.T
+        scores = _unit(left) @ _unit(right).T
     if left is right:
         np.fill_diagonal(scores, -np.inf)
     hot = np.flatnonzero(scores.max(axis=1) >= low)
@@ -114,14 +164,14 @@ def _hits(left: Block, right: Block, low: np.float32, forest: Forest) -> Iterato
     for start in range(0, len(hot), size):
         part = slice(start, start + size)
         piece = scores[hot[part]]
-        apart = forest.find(left.numbers[hot[part]])[:, None] != forest.find(right.numbers)
+        apart = forest.find(numbers[hot[part]])[:, None] != forest.find(right.slab.numbers)
         rows, columns = np.nonzero((piece >= low) & apart)
         found, rows = piece[rows, columns], hot[part][rows]
         upper = slice(None) if left is not right else rows < columns
         yield rows[upper], columns[upper], found[upper]
 
 
-def near(left: Block, right: Block, rows: Int, columns: Int, distance: float) -> npt.NDArray[np.bool_]:
+def near(left: Slab, right: Slab, rows: Int, columns: Int, distance: float) -> npt.NDArray[np.bool_]:
     """Decide `1 - cos < distance` for the pairs (rows[k] of left, columns[k] of right), exactly."""
     result = np.empty(len(rows), dtype=np.bool_)
     size = chunk(left.rows.shape[1])

@@ -21,12 +21,12 @@ from toolkit.data.stage import Stopped
 from toolkit.data.world import Transfer, World
 from toolkit.dedup.exact import Float, Half, Mask, squares
 from toolkit.dedup.forest import Forest
-from toolkit.dedup.join import Block, Slab, flops, tile
+from toolkit.dedup.join import Block, Screen, Slab, flops, tile
 from toolkit.dedup.ledger import SAVE_FLOPS, SAVES, Ledger
+from toolkit.dedup.screen import Single
 from toolkit.dedup.share import Share, spread
 from toolkit.dedup.twins import twins
 
-PANEL_ROWS = 16_384  # rows held ready in float32 while others pass by: making a piece costs a tenth of one of its tiles
 MERGE_ROWS = 1 << 22  # rows of a forest that travel at once: 16 MiB
 
 
@@ -45,6 +45,7 @@ def components(
     distance: float,
     ledger: Ledger,
     *,
+    screen: Screen | None = None,
     advance: Callable[[int], None] = _ignore,
     stopping: Callable[[], bool] = _never,
 ) -> tuple[Forest, Float]:
@@ -62,7 +63,8 @@ def components(
     forest.news()  # found again by every attempt
     ledger.load(forest)
     held = Held(share, rows, lengths, (lengths > 0) & ~copies)
-    Ring(share, held, Pairs(distance, forest, ledger, stopping), Progress(share, held, advance)).run()
+    tiles = Tiles(screen or Single(rows.shape[1]), distance, forest, ledger, stopping)
+    Ring(share, held, tiles, Progress(share, held, advance)).run()
     merge(share.world, forest)
     return forest, lengths
 
@@ -112,9 +114,10 @@ class Move:
 
 
 @dataclass
-class Pairs:
-    """Joins pairs of blocks, and takes down those that are finished."""
+class Tiles:
+    """Joins pairs of blocks tile by tile, and takes down those that are finished."""
 
+    screen: Screen
     distance: float
     forest: Forest
     ledger: Ledger
@@ -137,8 +140,7 @@ class Pairs:
         """Join the blocks of a panel with another one; where asked to stop, none of these pairs is taken down."""
         todo = [one for one in panel if not self.ledger.has(one, block)]
         work = dict.fromkeys(todo, 0)
-        for piece in slab.cut() if todo else []:
-            right = piece.unit()
+        for right in self.ready(slab) if todo else ():
             for one in todo:
                 for left in panel[one]:
                     if self.stopping():
@@ -148,9 +150,13 @@ class Pairs:
         for one in todo:
             self.ledger.note(one, block, work[one])
 
+    def ready(self, slab: Slab) -> Iterator[Block]:
+        """Give the pieces of a block, made ready for the screen."""
+        return map(self.screen.ready, slab.cut(self.screen.tile_rows))
+
     def _tile(self, left: Block, right: Block) -> int:
-        tile(left, right, self.distance, self.forest)
-        dim: int = left.rows.shape[1]
+        tile(self.screen, left, right, self.distance, self.forest)
+        dim: int = left.slab.rows.shape[1]
         return 2 * len(left) * len(right) * dim
 
 
@@ -161,11 +167,11 @@ def _product(lefts: Sequence[Block], rights: Sequence[Block]) -> Iterator[tuple[
 class Ring:
     """One rank's way through the join; all ranks take the same number of turns, whatever they hold."""
 
-    def __init__(self, share: Share, held: Held, pairs: Pairs, progress: Progress) -> None:
-        self.share, self.held, self.pairs, self.progress = share, held, pairs, progress
+    def __init__(self, share: Share, held: Held, tiles: Tiles, progress: Progress) -> None:
+        self.share, self.held, self.tiles, self.progress = share, held, tiles, progress
         self.own = share.held(share.world.rank)
         self.most = max(len(share.held(rank)) for rank in range(share.world.size))
-        self.span = max(1, PANEL_ROWS // share.block)  # blocks in a panel
+        self.span = max(1, tiles.screen.panel_rows // share.block)  # blocks in a panel
         self.limit = max(SAVE_FLOPS, flops(sum(held.sizes), held.dim) // SAVES)
         self._ready: tuple[int, dict[int, list[Block]]] = (-1, {})
 
@@ -191,12 +197,12 @@ class Ring:
         """Join what this rank holds."""
         for start in range(0, self.most, self.span):
             panel = self._panel(start)
-            self.pairs.inner(panel, poke)
+            self.tiles.inner(panel, poke)
             self.progress.add(panel, list(panel), half=True)
             self._turn()
             for at in range(start + self.span, self.most):
                 if at < len(self.own):
-                    self.pairs.meet(panel, self.own[at], self.held[self.own[at]], poke)
+                    self.tiles.meet(panel, self.own[at], self.held[self.own[at]], poke)
                     self.progress.add(panel, [self.own[at]])
                 self._turn()
 
@@ -205,7 +211,7 @@ class Ring:
         opposite = 2 * step == self.share.world.size
         for start in range(0, len(self.own), self.span):
             panel = {one: ready for one, ready in self._panel(start).items() if not opposite or falls(one, block)}
-            self.pairs.meet(panel, block, slab, poke)
+            self.tiles.meet(panel, block, slab, poke)
             self.progress.add(panel, [block])
 
     def _panel(self, start: int) -> dict[int, list[Block]]:
@@ -213,7 +219,7 @@ class Ring:
         if self._ready[0] != start:
             self._ready = (-1, {})
             blocks = self.own[start : start + self.span]
-            self._ready = (start, {block: [s.unit() for s in self.held[block].cut()] for block in blocks})
+            self._ready = (start, {block: list(self.tiles.ready(self.held[block])) for block in blocks})
         return self._ready[1]
 
     def _start(self, hop: tuple[int, int], visitor: Slab | None) -> Move:
@@ -232,11 +238,11 @@ class Ring:
 
     def _turn(self) -> None:
         """Agree whether to stop, or to save what is done."""
-        ledger = self.pairs.ledger
-        news = self.share.world.allgather((self.pairs.stopping(), ledger.flops))
+        ledger = self.tiles.ledger
+        news = self.share.world.allgather((self.tiles.stopping(), ledger.flops))
         stop = any(stopping for stopping, _ in news)
         if stop or sum(done for _, done in news) > self.limit:
-            ledger.save(self.pairs.forest)
+            ledger.save(self.tiles.forest)
         if stop:
             raise Stopped("the join was asked to stop, and has kept the blocks that it had joined")
 
