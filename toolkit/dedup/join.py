@@ -9,7 +9,7 @@ BLAS. Edges live for one piece of a tile only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations_with_replacement, product
 from typing import Any, Protocol, TypeAlias
@@ -24,12 +24,18 @@ Single: TypeAlias = npt.NDArray[np.float32]
 Pairs: TypeAlias = tuple[Int, Int]
 
 TILE_ROWS = 2048  # the largest tile looked at as a whole: 2048 x 2048 float32 are 16 MiB
+# Deciding one pair in integers takes 4.5 us at 768 values, a whole tile in float32 38 ms (two cores): as long as these.
+FEW_PAIRS = 8192
+LISTED_PAIRS = 1 << 18  # a screen names no more in one tile: 4 MiB, of which most are in one set already where so many
 PIECE_PAIRS = 1 << 18  # scores of a tile looked at together: bounds the edges that exist at one time
 
 
-def flops(rows: int, dim: int) -> int:
-    """Return the work of the join: half of all pairs, a multiplication and an addition per value."""
-    return rows * rows * dim
+def flops(rows: int, dim: int, earlier: int = 0) -> int:
+    """Return the work of the join: half of all pairs, a multiplication and an addition per value.
+
+    `earlier` rows are joined with the others and not with each other.
+    """
+    return (rows + 2 * earlier) * rows * dim
 
 
 def margin(dim: int) -> float:
@@ -63,10 +69,12 @@ class Slab:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def __getitem__(self, part: slice) -> Slab:
+        return Slab(self.numbers[part], self.rows[part], self.squares[part])
+
     def cut(self, size: int) -> list[Slab]:
         """Return pieces of at most `size` rows."""
-        pieces = [slice(start, start + size) for start in range(0, len(self), size)]
-        return [Slab(self.numbers[p], self.rows[p], self.squares[p]) for p in pieces]
+        return [self[start : start + size] for start in range(0, len(self), size)]
 
     def unit(self) -> Single:
         """Return the rows scaled to length 1, (m, d); two roundings a value."""
@@ -102,6 +110,9 @@ class Screen(Protocol):
     def ready(self, slab: Slab) -> Block:
         """Return the rows made ready."""
 
+    def ahead(self, left: Block, right: Block) -> None:
+        """Hear of a tile that `suspects` will soon be asked for, in the order in which it will be."""
+
     def suspects(self, left: Block, right: Block) -> Pairs | None:
         """Return pairs (i of left, j of right) that contain every edge; None where they are too many to name.
 
@@ -112,10 +123,15 @@ class Screen(Protocol):
 def tile(screen: Screen, left: Block, right: Block, distance: float, forest: Forest) -> None:
     """Unite the rows of two blocks, or of one block with itself, that have an edge.
 
-    Pairs that are in one set already are passed over: no answer could change the sets.
+    Pairs that are in one set already are passed over: no answer could change the sets. So a set that is spread over all
+    tiles costs each of them little, once it is one set.
     """
+    if _settled(left.slab, right.slab, forest):
+        return
     pairs = screen.suspects(left, right)
     if pairs is not None:
+        pairs = _apart(left.slab, right.slab, pairs, forest)
+    if pairs is not None and len(pairs[0]) <= FEW_PAIRS:
         _decide(left.slab, right.slab, pairs, distance, forest)
     elif max(len(left), len(right)) > TILE_ROWS:
         size = max(TILE_ROWS, -(-max(len(left), len(right)) // 2))
@@ -127,13 +143,38 @@ def tile(screen: Screen, left: Block, right: Block, distance: float, forest: For
         _whole(left, right, distance, forest)
 
 
+def begun(screen: Screen, tiles: Iterable[tuple[Block, Block]]) -> Iterator[tuple[Block, Block]]:
+    """Give tiles one by one, each when the screen has heard of the next: it may work on that one meanwhile."""
+    last: tuple[Block, Block] | None = None
+    for one in tiles:
+        screen.ahead(*one)
+        if last is not None:
+            yield last
+        last = one
+    if last is not None:
+        yield last
+
+
+def _settled(left: Slab, right: Slab, forest: Forest) -> bool:
+    """Return whether all rows of a tile are in one set."""
+    ends = forest.find(np.array([left.numbers[0], left.numbers[-1], right.numbers[0], right.numbers[-1]]))
+    if (ends != ends[0]).any():
+        return False
+    return bool((forest.find(left.numbers) == ends[0]).all() and (forest.find(right.numbers) == ends[0]).all())
+
+
+def _apart(left: Slab, right: Slab, pairs: Pairs, forest: Forest) -> Pairs:
+    """Return the pairs that are not in one set."""
+    rows, columns = pairs
+    apart = forest.find(left.numbers[rows]) != forest.find(right.numbers[columns])
+    return rows[apart], columns[apart]
+
+
 def _decide(left: Slab, right: Slab, pairs: Pairs, distance: float, forest: Forest) -> None:
     """Unite the pairs that are edges."""
     rows, columns = pairs
-    apart = forest.find(left.numbers[rows]) != forest.find(right.numbers[columns])
-    i, j = rows[apart], columns[apart]
-    edge = near(left, right, i, j, distance)
-    forest.union(left.numbers[i[edge]], right.numbers[j[edge]])
+    edge = near(left, right, rows, columns, distance)
+    forest.union(left.numbers[rows[edge]], right.numbers[columns[edge]])
 
 
 def _whole(left: Block, right: Block, distance: float, forest: Forest) -> None:
@@ -142,7 +183,8 @@ def _whole(left: Block, right: Block, distance: float, forest: Forest) -> None:
     for rows, columns, scores in _hits(left, right, low, forest):
         sure = scores > high
         forest.union(left.slab.numbers[rows[sure]], right.slab.numbers[columns[sure]])
-        _decide(left.slab, right.slab, (rows[~sure], columns[~sure]), distance, forest)
+        doubt = _apart(left.slab, right.slab, (rows[~sure], columns[~sure]), forest)
+        _decide(left.slab, right.slab, doubt, distance, forest)
 
 
 def _unit(block: Block) -> Single:

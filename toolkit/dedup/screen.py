@@ -6,10 +6,24 @@ overlook, so the sets are those of the definition with any of them, and the choi
 
 from __future__ import annotations
 
+import socket
+
+from toolkit.data.world import World
 from toolkit.dedup import join
-from toolkit.dedup.join import Block, Pairs, Slab
+from toolkit.dedup.join import Block, Pairs, Screen, Slab, flops
+from toolkit.dedup.shadow import Directions, principal
+from toolkit.errors import UserError
 
 PANEL_BYTES = 48 << 20  # 16,384 rows of 768 float32 values: making a piece ready costs a tenth of one of its tiles
+SMALL_FLOPS = 5 * 10**11  # some seconds in float32 on two cores: not worth the import of torch
+# 20 s of some cores with AMX: as long as a GPU takes to be woken up and its kernels to be compiled for the first time.
+LARGE_FLOPS = 2 * 10**13
+# Half of the sample gives the directions, the other half, two blocks of 2,048 rows, shows how many pairs they leave: on
+# the rows that gave them, directions look better than they are.
+SAMPLE_ROWS = 8192
+TRIAL_ROWS = 1024
+MANY = 20  # times as many rows as values: then finding the directions, d^3 steps, takes a small part of the join
+SHARES = (8, 6, 4, 3, 2)  # a part of a row's values that is tried as the length of its shadow
 
 
 class Single:
@@ -23,6 +37,72 @@ class Single:
         """Return the rows with their float32 form of length 1."""
         return Block(slab, slab.unit())
 
+    def ahead(self, left: Block, right: Block) -> None:
+        """Do nothing: the cores are busy with the tile before."""
+
     def suspects(self, left: Block, right: Block) -> Pairs | None:
         """Name none."""
         return None
+
+
+def choose(rows: int, sample: Slab, distance: float, device: str = "auto", place: int = 0) -> Screen:
+    """Return the screen that should take the least time; sample: up to SAMPLE_ROWS of the rows, from all over.
+
+    device: as the option `dedup.device` says · place: which of the ranks on its node this is. Raises UserError where
+    a GPU is asked for and there is none.
+    """
+    dim = sample.rows.shape[1]
+    if device == "cuda" or (device == "auto" and flops(rows, dim) >= LARGE_FLOPS):
+        found = _gpu(rows, sample, distance, place)
+        if found is not None:
+            return found
+        if device == "cuda":
+            raise UserError(
+                "dedup.device is cuda, and PyTorch finds no GPU here: it is not installed, was built without CUDA, or "
+                "the job was given no GPU. Install torch with CUDA, ask for a GPU (executor gres), or give auto."
+            )
+    if len(sample) < SAMPLE_ROWS or flops(rows, dim) < SMALL_FLOPS:
+        return Single(dim)
+    try:
+        from toolkit.dedup import cpu
+    except ImportError:
+        return Single(dim)
+    known, fresh = sample[::2], sample[1::2]
+    slowness, dtype = min(((cpu.slowness(dtype, TRIAL_ROWS, dim), dtype) for dtype in cpu.BITS), key=lambda one: one[0])
+    screens = [cpu.Cpu(dim, distance, shorter, dtype) for shorter in (None, *lengths(rows, known))]
+    costs = [cost(screen, fresh, slowness * screen.values / dim) for screen in screens]
+    return screens[costs.index(min(costs))] if min(costs) < 1 else Single(dim)
+
+
+def _gpu(rows: int, sample: Slab, distance: float, place: int) -> Screen | None:
+    try:
+        from toolkit.dedup import cuda
+    except ImportError:
+        return None
+    device = cuda.one(place)
+    return None if device is None else cuda.choose(rows, sample, distance, device)
+
+
+def seat(world: World) -> int:
+    """Return which of the ranks on its node this one is; all ranks ask together."""
+    hosts = world.allgather(socket.gethostname())
+    return hosts[: world.rank].count(hosts[world.rank])
+
+
+def lengths(rows: int, known: Slab) -> list[Directions]:
+    """Return the directions to try, shorter and longer ones; none where finding them takes longer than they save."""
+    dim = known.rows.shape[1]
+    if rows < MANY * dim:
+        return []
+    longest = principal(known.unit(), dim // min(SHARES))
+    return [longest.first(dim // share) for share in SHARES if dim >= share]
+
+
+def cost(screen: Screen, fresh: Slab, product: float) -> float:
+    """Return the time of a tile as a multiple of that without a screen; product: that of its matrix product alone.
+
+    It is counted, not timed: on a busy machine, times of single tiles say little.
+    """
+    left, right = (screen.ready(half) for half in fresh.cut(len(fresh) // 2))
+    pairs = screen.suspects(left, right)
+    return product + (1.0 if pairs is None else min(1.0, len(pairs[0]) / join.FEW_PAIRS))
