@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from toolkit.recipe import FETCH_REASONS
+from toolkit.report import display
 from toolkit.report.display import funnel_lines
 
 PAPER = {"paper_left": 475_104_485, "paper_dropped": 230_965_451}
@@ -66,3 +67,14 @@ def test_columns_end_under_their_heads_for_the_largest_counts() -> None:
     assert all(line[end - 1] != " " and line[end : end + 1] == " " for end in ends)
     assert len(line) == len(head)
     assert rewritten[: ends[1]].endswith(" (999,999,999)")
+
+
+def test_a_stage_on_plain_files_tells_a_log_of_its_rows_once_a_minute(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(display.clock, "ticks", lambda: now[0])
+    with display.working("dedup") as advance:
+        for seconds in (1, 58, 2, 30, 31):
+            now[0] += seconds
+            advance(1000)
+    said = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["dedup: 3,000 rows", "dedup: 5,000 rows"]

@@ -12,10 +12,13 @@ from typing import Any
 from toolkit.data.stage import Kind, Stage, stem
 from toolkit.recipe import BY_NAME
 from toolkit.report.logs import command
+from toolkit.report.recall import TALLIES, counted, recall, words
 from toolkit.run import clock, scheduler
 from toolkit.run.drive import Outcome
 from toolkit.run.funnel import funnel, tree
 from toolkit.run.run import Run
+
+MINUTE_S = 60.0
 
 
 def display(run: Run) -> Lines | Bars:
@@ -34,6 +37,29 @@ def making(pairs: int) -> Iterator[Callable[[int], None]]:
     with Progress(transient=True) as progress:
         bar = progress.add_task("making the crawl", total=pairs)
         yield lambda rows: progress.advance(bar, rows)
+
+
+@contextmanager
+def working(stage: str) -> Iterator[Callable[[int], None]]:
+    """Show how many rows a stage on plain files has done: in place on a terminal, elsewhere a line a minute."""
+    if sys.stdout.isatty():
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        shown = TextColumn("{task.description} {task.completed:>12,} rows")
+        with Progress(SpinnerColumn(), shown, TimeElapsedColumn(), transient=True) as progress:
+            bar = progress.add_task(stage, total=None)
+            yield lambda rows: progress.advance(bar, rows)
+        return
+    done, told = 0, clock.ticks()
+
+    def advance(rows: int) -> None:
+        nonlocal done, told
+        done += rows
+        if clock.ticks() >= told + MINUTE_S:
+            told = clock.ticks()
+            print(f"{clock.now()} {stage}: {done:,} rows", flush=True)
+
+    yield advance
 
 
 class Lines:
@@ -139,6 +165,7 @@ class Bars:
 def summary(run: Run, outcome: Outcome, took: str = "") -> Iterator[str]:
     """Return the last lines of a run."""
     yield from funnel_lines(tree(funnel(run)))
+    yield from map(words, recall(run))
     damages = sum(run.marks(stage).sum("damages") for stage in run.stages)
     if damages:
         yield f"{damages} damaged records or files were passed over; `{command('status', run.layout.root)}` names them."
@@ -290,5 +317,7 @@ def stage_lines(task: Any) -> Iterator[str]:
         yield f"damage: {books.damages - len(books.damage)} more"
     for step, rows in [*sorted(books.drops.items()), *sorted(books.counts.items())]:
         yield f"{step}: {rows:,}"
+    if TALLIES[0] in books.tallies:
+        yield words(counted(task.stage.name, books.tallies))
     left = "" if task.stage.kind is Kind.REDUCE else f", {books.rows_out:,} of them not dropped"
     yield f"{task.stage.name}: {books.rows_in:,} rows written{left}"

@@ -20,6 +20,7 @@ from markupsafe import Markup
 import toolkit
 from toolkit.data.stage import FunnelRow, stem
 from toolkit.recipe import PAPER
+from toolkit.report.recall import words
 from toolkit.report.samples import SHARDS, samples
 from toolkit.report.status import status
 from toolkit.report.visible import visible
@@ -55,11 +56,13 @@ def write(run: Run) -> Path:
 def page(run: Run) -> bytes:
     """Return the page as UTF-8 HTML."""
     found, absent = samples(run), list(missing(run))
+    state = status(run)
     text = _template().render(
         name=run.layout.root.name,
-        state=status(run),
+        state=state,
         versions=versions(run),
         missing=absent,
+        recall=list(map(words, state["recall"])),
         funnel=list(lines(run, [folder for folder, _, _ in absent])),
         dropped=found.dropped,
         kept=found.kept,

@@ -56,6 +56,21 @@ class Damage(TypedDict):
     """What is wrong with it."""
 
 
+class Recall(TypedDict):
+    """What an inexact search of near-duplicates found, measured on a sample of images against an exact search."""
+
+    stage: str
+    """Name of the stage."""
+    queries: int
+    """Images of which all near-duplicates were looked for, over the finished units."""
+    edges: int
+    """Near-duplicates that they have; one between two of them counts twice."""
+    found: int
+    """Those that are in one set with them."""
+    recall: float | None
+    """Share of the edges that was found; null where there are none."""
+
+
 class FailedUnit(TypedDict):
     """A unit whose last attempt failed and that is not done since."""
 
@@ -168,6 +183,8 @@ class Status(TypedDict):
     """One entry a stage, in order."""
     funnel: list[FunnelRow]
     """One entry a step, in order."""
+    recall: list[Recall]
+    """One entry for each stage that searched with `dedup.backend: faiss`; empty where every edge was found."""
     damages: int
     """Bad records and files passed over, in all."""
     damage: list[Damage]

@@ -9,6 +9,7 @@ from typing import Any
 from toolkit.data.stage import Stage, stem
 from toolkit.report import cluster
 from toolkit.report.logs import command, log_of, tail
+from toolkit.report.recall import recall, words
 from toolkit.report.visible import visible
 from toolkit.run.failures import Failure, failures
 from toolkit.run.funnel import funnel, tree
@@ -32,6 +33,7 @@ def status(run: Run) -> dict[str, Any]:
         "complete": all(s["done"] == s["units"] for s in stages),
         "stages": stages,
         "funnel": tree(funnel(run)),
+        "recall": list(recall(run)),
         "damages": sum(s["damages"] for s in stages),
         "damage": list(islice(_damage(run), NAMED)),
         "failed": [*_failed(run, failed)],
@@ -95,6 +97,7 @@ def lines(state: dict[str, Any]) -> Iterator[str]:
             f"{s['stage']:<8} {done:>13} {s['rows_in']:>13,} {s['rows_out']:>13,} "
             f"{s['bytes'] / 1e9:>9.3f} {s['seconds']:>9.1f}  {', '.join(_notes(s, jobs.get(s['stage'])))}"
         )
+    yield from map(words, state["recall"])
     for item in state["failed"]:
         yield from _failure(item)
     for item in state["damage"]:
