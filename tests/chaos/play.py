@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import random
+import re
 import shutil
 import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,8 @@ from tests.chaos.disk import Crash, Disk, Reading
 from tests.crawl import tree
 from toolkit.config import Config
 from toolkit.data.stage import Stage, Stopped
+from toolkit.dedup import ring, screen
+from toolkit.dedup import stage as dedup
 from toolkit.demo import show
 from toolkit.errors import UserError, WorkError
 from toolkit.recipe import STAGES
@@ -41,9 +45,10 @@ from toolkit.run.verify import repair, verify
 PAIRS = 40
 STARTS = 25  # starts of the command after which a play that is not done is lost; faults end long before
 CRASHES = ("crash before", "crash after")
-FATES = (*CRASHES, "error", "full", "lie", "short", "signal", "rival", "jump", "read error", "rot")
+FATES = (*CRASHES, "error", "full", "lie", "short", "signal", "rival", "jump", "read error", "rot", "rotten part")
 # Calls at which a fate means something; at others it waits for the next that it fits. Those not named fit all.
 FITS = {"lie": ("link", "move"), "short": ("write",), "full": ("create", "write", "make", "link")}
+BLOCK_ROWS = 8  # so that a join has several blocks, and the ledger of finished tiles several parts
 FULL_CALLS = 12  # calls for which a full disk stays full
 
 
@@ -107,6 +112,8 @@ class Quiet:
     def unit(self, stage: Stage) -> None: ...
 
     def failed(self, stage: Stage, unit: int, reason: str, last: bool) -> None:
+        if found := re.search("the checkpoint (.*) is damaged; remove its folder", reason):
+            self.play.spoilt.add(Path(found[1]).parent)
         self.play.story.append(f"{stage.name} {unit} failed: {reason.replace(str(self.play.root), 'RUN')}")
 
     def end(self, stage: Stage) -> None: ...
@@ -143,6 +150,7 @@ class Play:
         self.reads: set[int] = set()
         self.read = 0
         self.rotten: set[Path] = set()
+        self.spoilt: set[Path] = set()  # folders of checkpoints that are to be removed, as was said
         self.acting = False  # whether the command runs: what the play itself looks at does not fail
         self.root = Path()
 
@@ -175,6 +183,8 @@ class Play:
     def _fits(self, fate: str, call: str) -> bool:
         if fate == "rival":
             return call != "write" and self.current is not None
+        if fate == "rotten part":
+            return bool(self._parts())
         return call in FITS.get(fate, (call,))
 
     def _act(self, fate: str | None) -> str | None:
@@ -187,7 +197,9 @@ class Play:
             if self.rng.random() < 0.5:  # it comes twice, or once more after the next start has begun
                 self.plan.setdefault(self.count + self.rng.randrange(1, 60), "signal")
         elif fate == "rot":
-            self._rot()
+            self._rot(sorted(p for p in self.root.glob(f"*/data/**/{self.rots}") if p.is_file() and p.stat().st_size))
+        elif fate == "rotten part":
+            self._flip(self.rng.choice(self._parts()))
         elif fate == "jump":
             self.time += self.rng.choice((-1e6, -60.0, 60.0, 1e6))
         elif fate == "rival":
@@ -196,14 +208,24 @@ class Play:
             self.rivals[-1].turn(self.rng.randint(1, 80))
         return fate
 
-    def _rot(self) -> None:
+    def _rot(self, paths: list[Path]) -> None:
         """Flip a bit of a published file."""
-        paths = sorted(p for p in self.root.glob(f"*/data/**/{self.rots}") if p.is_file() and p.stat().st_size)
         if paths:
-            path = self.rng.choice(paths)
-            flip(path, self.rng)
-            self.rotten.add(path)
-            self.story.append(f"flipped a bit of {path.relative_to(self.root)}")
+            self.rotten.add(path := self.rng.choice(paths))
+            self._flip(path)
+
+    def _flip(self, path: Path) -> None:
+        flip(path, self.rng)
+        self.story.append(f"flipped a bit of {path.relative_to(self.root)}")
+
+    def _parts(self) -> list[Path]:
+        """Return the files of finished parts of units under way, and their records."""
+        found = []
+        for record in self.root.glob("*/work/*.parts-*/[0-9]*.json"):
+            with suppress(ValueError, KeyError):  # it has rotted already
+                names = [name for name, *_ in json.loads(record.read_bytes())["files"].values()]
+                found += [record, *map(record.with_name, names)]
+        return sorted(path for path in found if path.is_file() and path.stat().st_size)
 
     def _note(self, fate: str, call: str, path: Path) -> None:
         self.injected[fate] += 1
@@ -235,6 +257,10 @@ class Play:
             put(clock, "sleep", lambda seconds: None)
             put(executors, "attempt", self._attempt)
             put(Path, "open", self._open(Path.open))
+            put(dedup, "block_rows", lambda rows: BLOCK_ROWS)
+            put(ring, "SAVE_FLOPS", 0)
+            put(ring, "SAVES", 10**9)
+            put(screen, "PANEL_BYTES", 1)
             yield self
 
     def _token(self) -> str:
@@ -322,6 +348,8 @@ class Play:
         files.known.clear()  # of another process
         signals.reset()
         config = self.scene.config.model_copy(update={"run_dir": str(self.root)})
+        while self.spoilt:
+            shutil.rmtree(self.spoilt.pop())
         try:
             run = create(config)
             try:

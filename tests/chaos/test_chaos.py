@@ -7,15 +7,18 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from tests.chaos.disk import Disk
 from tests.chaos.play import CRASHES, FATES, Broken, Play, Scene
 from toolkit.data.stage import Output, Stage
+from toolkit.dedup.exact import Int
+from toolkit.dedup.ledger import Ledger
 from toolkit.run import files, ledger, task
 from toolkit.run.layout import Layout
+from toolkit.run.parts import Parts
 
 SEEDS = 60
 ENOUGH = 60  # seeds in which a harness that bites must have found a planted fault
@@ -92,6 +95,25 @@ def short_reads(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(files, "digest", digest)
 
 
+def no_digests_of_parts(patch: pytest.MonkeyPatch) -> None:
+    def trust(parts: Parts, part: int, suffix: str) -> IO[bytes]:
+        name, _, _ = parts._load(part).files[suffix]
+        return (parts._folder / name).open("rb")
+
+    patch.setattr(Parts, "load", trust)
+
+
+def pairs_before_unions(patch: pytest.MonkeyPatch) -> None:
+    """What is joined is taken down in one part, and what came of it in the next."""
+    write = Ledger._write
+
+    def by_turns(self: Ledger, counts: list[tuple[int, int]], pairs: Int, edges: Int) -> None:
+        write(self, [(len(pairs), 0)], pairs, edges[:0])
+        write(self, [(0, len(edges))], pairs[:0], edges)
+
+    patch.setattr(Ledger, "_write", by_turns)
+
+
 @pytest.mark.parametrize(
     ("planted", "options"),
     [
@@ -102,6 +124,8 @@ def short_reads(patch: pytest.MonkeyPatch) -> None:
         (no_digests, {"fates": ("rot",), "only": "dedup", "rots": "*.h5"}),
         (rename_over, {"fates": ("rival",), "only": "fetch"}),  # where two attempts have different bytes
         (short_reads, {}),
+        (no_digests_of_parts, {"fates": ("rotten part", *CRASHES), "only": "merge"}),
+        (pairs_before_unions, {"fates": CRASHES, "only": "merge"}),
     ],
 )
 def test_it_finds_a_planted_fault(

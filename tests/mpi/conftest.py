@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -61,16 +62,17 @@ def hdf5(rows: np.ndarray, ids: np.ndarray) -> bytes:
 
 
 @pytest.fixture
-def embedded(tmp_path: Path, rows: np.ndarray, ids: np.ndarray) -> Callable[[str], Run]:
-    """Make a run of three shards whose stages before dedup are published."""
+def embedded(tmp_path: Path, rows: np.ndarray, ids: np.ndarray) -> Callable[..., Run]:
+    """Make a run of three shards whose stages before dedup are published: of image its sharpness, of embed all."""
 
-    def make(name: str) -> Run:
+    def make(name: str, **dedup: Any) -> Run:
         source = tmp_path / "list.csv"
         source.write_text("url,text\n")
         tree = {
             "run_dir": str(tmp_path / name),
             "input": {"kind": "table", "paths": [str(source)] * 1, "files_per_shard": 1},
             "embed": {"encoder": "descriptor"},
+            "dedup": dedup,
             "align": None,
         }
         return _publish(tmp_path, tree, rows, ids)
@@ -96,12 +98,15 @@ def _unit(run: Run, stage, unit: int, rows: np.ndarray, ids: np.ndarray) -> None
     inputs = run.input_digests(stage, unit)
     attempt = files.make(run.layout.attempt(stage, unit, files.token()))
     made: dict[str, tuple[bytes, int | None]] = {}
-    if stage.name == "embed":
-        names = schema("embed").names
-        columns = {name: pa.nulls(len(ids), schema("embed").field(name).type) for name in names}
+    if stage.name in ("image", "embed"):
+        columns = {field.name: pa.nulls(len(ids), field.type) for field in schema(stage.name)}
+        columns |= {"id": features.unpacked(ids)}
+        columns |= {"sharpness": ids[:, 0].astype(np.float64)} if stage.name == "image" else {}
         sink = io.BytesIO()
-        write(sink, schema("embed"), [build(schema("embed"), columns | {"id": features.unpacked(ids)})])
-        made = {".parquet": (sink.getvalue(), len(ids)), ".h5": (hdf5(rows, ids), None)}
+        write(sink, schema(stage.name), [build(schema(stage.name), columns)])
+        made = {".parquet": (sink.getvalue(), len(ids))}
+    if stage.name == "embed":
+        made[".h5"] = hdf5(rows, ids), None
     outputs = []
     for suffix, (data, count) in sorted(made.items()):
         path = attempt / Path(relative(unit, suffix)).name

@@ -7,17 +7,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.crawl import tree
 from toolkit.config.config import check
+from toolkit.data.features import unpacked
 from toolkit.errors import UserError
 from toolkit.recipe import BY_NAME
-from toolkit.run import mpi
+from toolkit.run import earlier, mpi
 from toolkit.run.plain import run_stage
 from toolkit.run.task import attempt
 
-from .conftest import clean
+from .conftest import clean, hdf5
 
 PROGRAM = Path(__file__).with_name("program.py")
 
@@ -95,6 +98,48 @@ def test_a_run_that_is_hit_again_and_again_publishes_the_same_bytes(launch, embe
     assert second < 15
     assert launch(2, "-m", "toolkit", "task", run.layout.root, "merge").returncode == 0
     assert published(run) == finished
+
+
+def test_the_best_by_what_an_earlier_stage_measured_stays(launch, embedded, ids, tmp_path):
+    run = embedded("best", keep="best", best="sharpness", scope="global", distance=0.05)
+    assert list(run.input_digests(BY_NAME["dedup"], 0)) == ["image", "embed"]
+    attempt(run, BY_NAME["dedup"], 0)
+    assert launch(2, "-m", "toolkit", "task", run.layout.root, "merge").returncode == 0
+    parts = [pq.read_table(path) for path in sorted(Path(run.layout.root).glob("80_merge/data/**/*.parquet"))]
+    found = pa.concat_tables(parts)
+    assert found["id"].to_pylist() == unpacked(ids)
+    assert found["dropped"].to_pylist().count("embed.invalid") == 2
+    sharp = dict(zip(unpacked(ids), ids[:, 0].tolist(), strict=True))
+    best: dict[str, tuple[int, str]] = {}
+    for row in found.to_pylist():
+        best[row["set"]] = min(best.get(row["set"], (0, "g")), (-sharp[row["id"]], row["id"]))
+    assert [smallest for _, smallest in best.values()] == list(best)
+    assert max(found["size"].to_pylist()) > 2
+
+
+def test_a_killed_merge_with_earlier_rows_publishes_the_same_bytes(
+    launch, embedded, inputs, rows, ids, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(earlier, "fit", lambda sources, section: None)  # these features are of no encoder
+    noise = np.random.default_rng(23).standard_normal((5500, 16)) * 2.0**-9
+    (tmp_path / "old.h5").write_bytes(hdf5((rows[:5500] + noise).astype(np.float16), ids[::-1][:5500]))
+    section = {"scope": "global", "earlier": [str(tmp_path / "old.h5"), str(inputs[0])]}
+    one, many = embedded("one", **section), embedded("many", **section)
+    for run in (one, many):
+        attempt(run, BY_NAME["dedup"], 0)
+        run.forget()
+    attempt(one, BY_NAME["merge"], 0)
+    one.forget()
+    assert one.marks(BY_NAME["merge"]).sum("drops.merge.earlier") > 5500
+    task, env = (PROGRAM, "task", many.layout.root, "merge"), {"TILES": str(tmp_path / "tiles")}
+    killed = launch(2, *task, **env, FAULT="kill", FAULT_RANK="1", FAULT_TILE="9")
+    assert killed.returncode != 0, killed.stdout
+    first = tiles(tmp_path)
+    done = launch(3, *task, **env)
+    assert done.returncode == 0, done.stderr
+    assert first > 0
+    assert tiles(tmp_path) < 15 + 5 * 3  # pairs of five new blocks and three earlier ones; some were kept
+    assert published(many) == published(one)
 
 
 def test_worlds_of_one_rank_are_refused(tmp_path, inputs):

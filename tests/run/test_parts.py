@@ -73,3 +73,21 @@ def test_a_damaged_part_is_never_loaded(tmp_path: Path) -> None:
     next(tmp_path.rglob("*.tar")).write_bytes(b"bad!")
     with pytest.raises(WorkError, match="is damaged"):
         ours.load(0, ".tar")
+
+
+def test_a_flipped_bit_in_a_record_is_damage_or_nothing(tmp_path: Path) -> None:
+    """Every single bit: the part is refused, or what was saved is found all the same."""
+    ours = parts(tmp_path)
+    ours.save(0, writes(b"good"))
+    (record,) = tmp_path.rglob("000000.json")
+    good, refused = record.read_bytes(), 0
+    for bit in range(8 * len(good)):
+        data = bytearray(good)
+        data[bit // 8] ^= 1 << bit % 8
+        record.write_bytes(data)
+        try:
+            assert ours.load(0, ".tar").read() == b"good"
+        except WorkError as error:
+            assert "is damaged; remove its folder" in str(error)
+            refused += 1
+    assert refused > 4 * len(good)

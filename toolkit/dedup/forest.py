@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 Rows = npt.NDArray[Any]  # int32 or int64 row numbers, (m,)
 
+ROOT_ROWS = 1 << 20  # rows whose roots are looked up together
+
 
 class Forest:
     """Sets of the rows 0 .. n-1; `parent[i] <= i`, and equal exactly at a root."""
@@ -66,12 +68,10 @@ class Forest:
         return hooks
 
     def roots(self) -> Rows:
-        """Return the root of every row, (n,): the smallest row number of its set."""
-        while True:
-            up = self.parent[self.parent]
-            if np.array_equal(up, self.parent):
-                return up
-            self.parent = up
+        """Return the root of every row, (n,): the smallest row number of its set. It is `parent`, worked in place."""
+        for start in range(0, len(self), ROOT_ROWS):
+            self.find(np.arange(start, min(start + ROOT_ROWS, len(self))))
+        return self.parent
 
     def merge(self, parents: Rows, start: int = 0) -> None:
         """Take over a piece of a forest over the same rows, which another worker has grown: parent[start:]."""

@@ -2,12 +2,13 @@
 
 Blocks are cut by row number alone, so a ledger that one number of ranks has written serves any other. It is kept as
 parts of the unit's checkpoint, each whole or not at all: pairs and their unions since the part before it, of all ranks,
-written by rank 0. A part of another join (rows, block, dim or distance differ) is passed over.
+written by rank 0. A part of another join (rows, blocks, dim or distance differ) is passed over. Pairs of two earlier
+blocks do not exist.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO
 
 import numpy as np
@@ -21,6 +22,7 @@ from toolkit.dedup.share import Share, spread
 # of two cores, because saving brings a file to the disk.
 SAVE_FLOPS = 10**12
 SAVES = 256
+PAIR_FLOPS = 10**7  # what a pair counts at least: where nearly all rows are copies, pairs cost nothing but memory here
 SUFFIX = ".pairs"
 
 
@@ -29,8 +31,9 @@ class Ledger:
 
     def __init__(self, share: Share, dim: int, distance: float, checkpoint: Callable[[], Checkpoint]) -> None:
         self._share, self._open = share, checkpoint
-        self._key = np.array([share.rows, share.block, dim, np.float64(distance).view(np.int64)], dtype=np.int64)
-        self._done = np.zeros((share.blocks, share.blocks), dtype=np.bool_)
+        cuts = (share.rows, share.block, share.earlier, share.earlier_block)
+        self._key = np.array([*cuts, dim, np.float64(distance).view(np.int64)], dtype=np.int64)
+        self._done = np.zeros((share.blocks, share.blocks + share.old.blocks), dtype=np.bool_)
         self._fresh: list[tuple[int, int]] = []
         self.flops = 0  # of this rank, since the last part
 
@@ -43,7 +46,7 @@ class Ledger:
         pair = min(one, other), max(one, other)
         self._done[pair] = True
         self._fresh.append(pair)
-        self.flops += flops
+        self.flops += max(flops, PAIR_FLOPS)
 
     def load(self, forest: Forest) -> None:
         """Take over what earlier attempts have saved; the unions go to rank 0's forest."""
@@ -78,21 +81,27 @@ class Ledger:
 
     def _write(self, counts: list[tuple[int, int]], pairs: Int, edges: Int) -> None:
         """Write a part, taking one rank's news after the other."""
-        checkpoint = self._open()
+        checkpoint, tables = self._open(), self._tables(counts, pairs, edges)
 
         def write(create: Callable[[str], IO[bytes]]) -> None:
             file = create(SUFFIX)
             file.write(self._key.tobytes())
-            _put(file, pairs)
-            _put(file, edges)
-            for rank in range(1, len(counts)):
-                for count in counts[rank]:
-                    table = np.empty((count, 2), dtype=np.int64)
-                    if count:
-                        self._share.world.receive(table, rank).wait()
-                    _put(file, table)
+            for table in tables:
+                _put(file, table)
 
         checkpoint.save(max(checkpoint.parts(), default=-1) + 1, write)
+        for _ in tables:  # another attempt may just have saved a part of this number: then the news still come
+            pass
+
+    def _tables(self, counts: list[tuple[int, int]], pairs: Int, edges: Int) -> Iterator[Int]:
+        """Give the pairs and the unions of one rank after the other."""
+        yield from (pairs, edges)
+        for rank in range(1, len(counts)):
+            for count in counts[rank]:
+                table = np.empty((count, 2), dtype=np.int64)
+                if count:
+                    self._share.world.receive(table, rank).wait()
+                yield table
 
 
 def _put(file: IO[bytes], table: Int) -> None:

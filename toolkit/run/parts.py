@@ -45,7 +45,11 @@ class Parts:
                 files.remove(path)
 
     def _load(self, part: int) -> Part:
-        return msgspec.json.decode(self._record(part).read_bytes(), type=Part)
+        path = self._record(part)
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Part)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise _damaged(path) from error
 
     def parts(self) -> Iterator[int]:
         """Return the numbers of the finished parts, ascending."""
@@ -53,10 +57,13 @@ class Parts:
 
     def load(self, part: int, suffix: str) -> IO[bytes]:
         """Open a finished part's file; raises WorkError where its bytes are not those that were saved."""
-        name, size, digest = self._load(part).files[suffix]
+        record = self._load(part).files
+        if suffix not in record:
+            raise _damaged(self._record(part))
+        name, size, digest = record[suffix]
         path = self._folder / name
         if not path.exists() or path.stat().st_size != size or files.digest(path) != digest:
-            raise WorkError(f"the checkpoint {path} is damaged; remove its folder and run `danqing run` again.")
+            raise _damaged(path)
         return path.open("rb", buffering=files.BUFFER)
 
     def save(self, part: int, write: Callable[[Callable[[str], IO[bytes]]], None]) -> None:
@@ -92,3 +99,7 @@ class Parts:
 
     def _record(self, part: int) -> Path:
         return self._folder / f"{stem(part)}.json"
+
+
+def _damaged(path: Path) -> WorkError:
+    return WorkError(f"the checkpoint {path} is damaged; remove its folder and run `danqing run` again.")
