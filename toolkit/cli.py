@@ -305,7 +305,7 @@ def stage(
 ) -> None:
     """Run one stage on plain files, without a run folder."""
     from toolkit.config.config import alone, expand
-    from toolkit.report.display import stage_lines
+    from toolkit.report.display import stage_lines, working
     from toolkit.run import mpi, signals
     from toolkit.run.plain import run_stage
 
@@ -316,9 +316,11 @@ def stage(
             _check(loaded)
         paths = dict.fromkeys(Path(path) for pattern in inputs for path in expand(pattern, "--input"))
         signals.interrupt()
-        task = run_stage(name, list(paths), output, loaded, world)
-    if world.rank:
-        return
+        if world.rank:
+            run_stage(name, list(paths), output, loaded, world)
+            return
+        with working(name) as advance:
+            task = run_stage(name, list(paths), output, loaded, world, on_advance=advance)
     for line in stage_lines(task):
         typer.echo(line)
     if task.broken:

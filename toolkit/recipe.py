@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from toolkit.config import Config
+from toolkit.data.pair import owner
 from toolkit.data.stage import Kind, Stage
 
 FETCH_REASONS = (
@@ -130,7 +131,7 @@ STAGES: tuple[Stage, ...] = (
         number=80,
         kind=Kind.COLLECTIVE,
         run="toolkit.dedup.stage:run_merge",
-        steps=("merge.global",),
+        steps=("merge.earlier", "merge.global"),
         after=("embed", "dedup", "align"),
         version=1,
         checkpoints=True,
@@ -214,6 +215,15 @@ def stages(config: Config) -> tuple[Stage, ...]:
 BY_NAME = {stage.name: stage for stage in STAGES}
 
 
+def made_of(stage: Stage, config: Config) -> tuple[str, ...]:
+    """Return the stages that a stage is made of: where it keeps the best, the one that measured the column too."""
+    if stage.kind is not Kind.COLLECTIVE or config.dedup.best is None:
+        return tuple(stage.after)
+    measured = BY_NAME[owner(config.dedup.best.removeprefix("-"))]
+    added = measured.number < stage.number and measured.name not in stage.after
+    return (measured.name, *stage.after) if added else tuple(stage.after)
+
+
 def not_run(config: Config) -> frozenset[str]:
     """Return the steps that this configuration does not run: their threshold is null, or there is no code."""
     off = {
@@ -234,6 +244,7 @@ def not_run(config: Config) -> frozenset[str]:
         "image.entropy": config.image.min_entropy is None,
         "dedup.batch": config.dedup.scope == "global",
         "align.band": config.align is None,
+        "merge.earlier": not config.dedup.earlier,
         "merge.global": config.dedup.scope == "batch",
     }
     return frozenset(ABSENT) | {step for step, missing in off.items() if missing}

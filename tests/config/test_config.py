@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from toolkit.config import load, resolve
 from toolkit.config.config import digest
+from toolkit.config.embed import BEFORE_DEDUP, BY_ALIGN
+from toolkit.data.pair import owner, schema
 from toolkit.errors import UserError
 
+NUMBERS = {pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64()}
 SMALL = "run_dir: r\ninput: {kind: wat, paths: ['*.gz'], files_per_shard: 1}\n"
 
 
@@ -29,6 +33,10 @@ def write(folder: Path, text: str, name: str = "c.yaml") -> str:
         ("run_dir: r\n", ["input is missing"]),
         (SMALL + "align: {l2: [1.06, 1.24], cosine: [0.2, 0.4]}\n", ["align", "exactly one"]),
         (SMALL + "align: {l2: [1.24, 1.06]}\n", ["align", "empty"]),
+        (SMALL + "dedup: {keep: best}\n", ["dedup", "best: COLUMN"]),
+        (SMALL + "dedup: {best: width}\n", ["dedup", "keep: best"]),
+        (SMALL + "dedup: {keep: best, best: url}\n", ["best names url", "chars, ", "sharpness"]),
+        (SMALL + "dedup: {keep: best, best: -cosine, scope: batch}\n", ["-cosine is measured after dedup"]),
         ("- a\n- b\n", ["holds list"]),
         ("a: [1\n", ["not valid YAML"]),
         ("a: !!python/object/apply:os.system ['true']\n", ["not valid YAML"]),
@@ -41,6 +49,20 @@ def test_wrong_options_are_named_in_one_paragraph(tmp_path: Path, text: str, wor
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_the_best_by_alignment_needs_align(tmp_path: Path) -> None:
+    (tmp_path / "a.gz").touch()
+    path = write(tmp_path, SMALL.replace("*.gz", f"{tmp_path}/*.gz") + "dedup: {keep: best, best: cosine}\n")
+    with pytest.raises(UserError, match=r"dedup\.best is cosine, which the stage align measures, and align is null"):
+        resolve(load(path))
+    assert resolve(load(path, ["align={l2: [1.0, 1.2]}"]))[0].dedup.by_align
+
+
+def test_the_best_may_be_any_measure_of_the_stages_before() -> None:
+    for stages, names in ((("source", "text", "fetch", "image"), BEFORE_DEDUP), (("align",), BY_ALIGN)):
+        assert {owner(name) for name in names} <= set(stages)
+        assert all(schema(owner(name)).field(name).type in NUMBERS for name in names)
 
 
 def test_extends_states_only_the_difference(tmp_path: Path) -> None:

@@ -40,20 +40,22 @@ class Reference:
         return 1.0 - (Reference.product(x, y) / length if length else 0.0)
 
     @staticmethod
-    def sets(rows: np.ndarray, limit: float) -> list[int]:
-        """The smallest row number of each row's set."""
+    def sets(rows: np.ndarray, limit: float, earlier: int = 0) -> list[int]:
+        """The smallest row number of each row's set; the last rows are earlier ones and have no edges among them."""
         points = Reference.whole(rows)
         root = list(range(len(points)))
         for i, x in enumerate(points):
-            for j in range(i):
+            for j in range(min(i, len(points) - earlier)):
                 if any(x) and any(points[j]) and root[i] != root[j] and Reference.distance(x, points[j]) < limit:
                     low, high = sorted((root[i], root[j]))
                     root = [low if r == high else r for r in root]
         return root
 
     @staticmethod
-    def choose(rows: np.ndarray, root: list[int], ids: list[bytes], keep: str) -> list[tuple[int, int, float]]:
-        """(row of the survivor, size of the set, distance to the centroid) of each row."""
+    def choose(
+        rows: np.ndarray, root: list[int], ids: list[bytes], keep: str, earlier: int = 0, worth: Any = ()
+    ) -> list[tuple[int, int, float]]:
+        """(row of the survivor, size of the set, distance to the centroid) of each row but the last, earlier ones."""
         points = Reference.whole(rows)
         result: list[tuple[int, int, float]] = [(i, 1, 0.0) for i in range(len(points))]
         for first in set(root):
@@ -63,10 +65,14 @@ class Reference:
             centroid = [sum(values) for values in zip(*(points[i] for i in members), strict=True)]
             nano = {i: math.floor(Reference.distance(points[i], centroid) * 1e9 + 0.5) for i in members}
             plain = keep == "first" or len(members) == 2
-            stays = min(members, key=lambda i: (0 if plain else nano[i], ids[i], i))
+            known = [i for i in members if i >= len(points) - earlier]
+            cost = [0 if plain or known else nano.get(i, 0) for i in range(len(points))]
+            if keep == "best" and not known:
+                cost = [math.inf if math.isnan(value) else -value for value in worth]
+            stays = min(known or members, key=lambda i: (cost[i], ids[i], i))
             for i in members:
                 result[i] = (stays, len(members), nano[i] / 1e9)
-        return result
+        return result[: len(points) - earlier]
 
 
 class Made:
@@ -241,17 +247,18 @@ class Ring:
         ranks: int = 1,
         tile: int = 2048,
         memory: Memory | None = None,
+        earlier: int = 0,
         **options: Any,
     ) -> list[int]:
-        """The smallest row number of each row's set; all ranks must agree."""
+        """The smallest row number of each row's set; all ranks must agree. The last rows are `earlier` ones."""
         memory = memory or Memory()
+        new = len(rows) - earlier
 
         def work(world: Any) -> list[int]:
-            share = Share(world, len(rows), block)
-            own = rows[share.begin : share.end]
+            share = Share(world, new, block, earlier, block + 1)
             ledger = Ledger(share, rows.shape[1], distance, lambda: memory)
-            forest, _ = components(share, own, distance, ledger, **options)
-            return forest.parent.tolist()
+            forest, _ = components(share, rows[share.numbers], distance, ledger, **options)
+            return [root if root < new else row for row, root in enumerate(forest.parent.tolist())]
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(join, "TILE_ROWS", tile)
@@ -268,13 +275,17 @@ class Ring:
         keep: str = "centroid",
         ranks: int = 1,
         block: int = 2048,
+        earlier: int = 0,
+        worth: np.ndarray | None = None,
     ) -> Survivors:
         """Who stays, of all rows."""
 
         def work(world: Any) -> Survivors:
-            share = Share(world, len(rows), block)
-            own = slice(share.begin, share.end)
-            return survivors(share, np.asarray(roots, np.int32), ids[own], squares[own], rows[own], keep=keep)
+            share = Share(world, len(rows) - earlier, block, earlier, block + 1)
+            own = share.numbers
+            merits = None if worth is None else worth[own]
+            held = ids[own], squares[own], rows[own]
+            return survivors(share, np.asarray(roots, np.int32), *held, keep=keep, worth=merits)
 
         parts = together(ranks, work)
         names = ("numbers", "row", "id", "size", "distance")

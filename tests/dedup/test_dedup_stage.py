@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -76,6 +77,71 @@ def test_a_scope_that_is_not_run_leaves_every_pair_alone(three, stage, scope):
 
 
 @pytest.fixture
+def measured(tmp_path):
+    """Write a table of what an earlier stage measured of the seven pairs."""
+
+    def make(ids: list[str], **columns: list) -> Path:
+        pq.write_table(pa.table({"id": ids, **columns}), tmp_path / "measured.parquet")
+        return tmp_path / "measured.parquet"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("best", "values", "survivors"),
+    [
+        ("sharpness", [1.0, 5.0, 3.0, 1.0, 6.0, 2.0, 9.0], [2, 4, 2, 3, 4, 2, 6]),
+        ("-sharpness", [1.0, 5.0, 3.0, 1.0, 6.0, 2.0, 9.0], [0, 1, 0, 3, 1, 0, 6]),
+        ("bytes", [4, 5, 4, 1, 5, 4, 9], [5, 4, 5, 3, 4, 5, 6]),  # ties go to the smallest id
+        ("-width", [None, 5, 7, None, None, 8, 1], [2, 1, 2, 3, 1, 2, 6]),  # no value loses
+        ("height", [None] * 7, [5, 4, 5, 3, 4, 5, 6]),
+    ],
+)
+@pytest.mark.parametrize(("stage", "ranks"), [("dedup", 1), ("dedup", 3), ("merge", 7)])
+def test_the_best_by_a_column_stays(three, by_ranks, measured, tmp_path, best, values, survivors, stage, ranks):
+    paths, ids = three
+    table = measured(ids[::-1], **{best.removeprefix("-"): values[::-1]})
+    by_ranks(stage, [*paths, table], ranks, keep="best", best=best)
+    assert pq.read_table(tmp_path / f"{stage}-{ranks}.parquet")["set"].to_pylist() == [ids[i] for i in survivors]
+
+
+def test_what_align_measures_decides_in_merge_alone(three, measured):
+    paths, ids = three
+    inputs = [*paths, measured(ids, cosine=[0.3, 0.2, 0.2, 0.3, 0.1, 0.2, 0.3])]
+    by_centroid, _ = run("dedup", paths)
+    assert run("dedup", inputs, keep="best", best="cosine")[0] == by_centroid
+    found, _ = run("merge", inputs, keep="best", best="cosine")
+    assert [row["set"] for row in found] == [ids[i] for i in (0, 1, 0, 3, 1, 0, 6)]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_column_that_no_input_has_is_asked_for(three, by_ranks, ranks):
+    with pytest.raises(UserError, match=r"needs the column sharpness; the inputs have id\. Give the table"):
+        by_ranks("dedup", three[0], ranks, keep="best", best="sharpness")
+
+
+@pytest.mark.parametrize(("stage", "step"), [("dedup", "dedup.batch"), ("merge", "merge.global")])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_rows_without_direction_are_counted_and_named_whoever_holds_them(ring, tmp_path, made, stage, step, ranks):
+    rows = made.scattered(np.random.default_rng(15), 3, 16)[[0, 1, 0, 2, 1, 0, 0, 1]]
+    rows[1], rows[3, 4], rows[6, 0] = 0, np.nan, np.inf
+    ids = made.some_ids(np.random.default_rng(16), 8)
+    paths = [write(tmp_path / f"{at}.h5", rows[at : at + 2], ids[at : at + 2]) for at in (0, 2, 4, 6)]
+    config = check({"input": {"kind": "table", "paths": ["-"]}}, "test")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "block_rows", lambda rows: 1)
+        output = tmp_path / "found.parquet"
+        tasks = ring.together(ranks, lambda world: run_stage(stage, paths, output, config, world))
+    found = pq.read_table(output)
+    names = features.unpacked(ids)
+    assert found["id"].to_pylist() == names
+    assert [i for i, why in enumerate(found["dropped"].to_pylist()) if why == "embed.invalid"] == [1, 3, 6]
+    assert [found["set"][i].as_py() for i in (1, 3, 6)] == [names[i] for i in (1, 3, 6)]
+    assert found["size"].to_pylist() == [3, 1, 3, 1, 2, 3, 1, 2]
+    assert dict(tasks[0].books.drops) == {step: 3, "embed.invalid": 3}
+
+
+@pytest.fixture
 def by_ranks(ring, tmp_path, monkeypatch):
     """Run a stage by several ranks, with blocks of two rows; return the bytes of its table."""
     monkeypatch.setattr(module, "block_rows", lambda rows: 2)
@@ -137,3 +203,9 @@ def test_windows_read_only_what_is_wanted(size):
     seen = [start + row for start, _, wanted in windows(numbers, size) for row in wanted.tolist()]
     assert seen == numbers.tolist()
     assert all(stop <= 42 and stop - start <= size for start, stop, _ in windows(numbers, size))
+
+
+def test_windows_leave_out_what_is_far_from_all():
+    found = [(start, stop, wanted.tolist()) for start, stop, wanted in windows(np.array([3, 5, 700, 956, 9000]))]
+    assert found == [(3, 6, [0, 2]), (700, 957, [0, 256]), (9000, 9001, [0])]
+    assert list(windows(np.arange(0))) == []

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,7 +18,7 @@ COARSE = st.sampled_from([-1.0, 0.0, 0.5, 1.0])
 
 @pytest.fixture(scope="session")
 def chosen(ring):
-    def choose(rows: np.ndarray, root: list[int], ids: np.ndarray, keep: str = "centroid", **cut: int) -> Survivors:
+    def choose(rows: np.ndarray, root: list[int], ids: np.ndarray, keep: str = "centroid", **cut: Any) -> Survivors:
         answer = ring.survivors(rows, root, ids, squares(rows), keep, **cut)
         assert answer.id.tolist() == ids[answer.row].tolist()
         return answer
@@ -48,6 +50,17 @@ def test_survivors_are_those_of_the_definition(reference, chosen, data, values, 
     ids = data.draw(hnp.arrays(np.uint8, (len(rows), 16), elements=few))
     expected = reference.choose(rows, root, [i.tobytes() for i in ids], keep)
     assert as_list(chosen(rows, root, ids, keep, ranks=ranks, block=block)) == expected
+
+
+@given(st.data(), st.sampled_from([1, 2, 3, 7]), st.sampled_from([1, 4]))
+def test_the_best_of_a_set_are_those_of_the_definition(reference, chosen, data, ranks, block):
+    rows = data.draw(hnp.arrays(np.float16, st.tuples(st.integers(0, 12), st.integers(1, 4)), elements=COARSE))
+    root = data.draw(roots_of(len(rows)))
+    ids = data.draw(hnp.arrays(np.uint8, (len(rows), 16), elements=st.integers(0, 3)))
+    values = st.sampled_from([-1.5, -0.0, 0.0, 1e-300, 2.0, 1e300, float("nan")])
+    worth = np.array(data.draw(st.lists(values, min_size=len(rows), max_size=len(rows))), np.float64)
+    expected = reference.choose(rows, root, [i.tobytes() for i in ids], "best", worth=worth.tolist())
+    assert as_list(chosen(rows, root, ids, "best", worth=worth, ranks=ranks, block=block)) == expected
 
 
 @pytest.mark.parametrize("window", [1, 5, 64])

@@ -166,7 +166,8 @@ def _problem(error: dict[str, Any]) -> str:
         return f"unknown option {location}: {hint}"
     if error["type"] == "missing":
         return f"{location} is missing"
-    return f"{location} is {json.dumps(error.get('input'), ensure_ascii=False, default=str)[:200]}: {error['msg']}"
+    said = error["msg"].removeprefix("Value error, ")
+    return f"{location} is {json.dumps(error.get('input'), ensure_ascii=False, default=str)[:200]}: {said}"
 
 
 def _known(path: Sequence[Any]) -> list[str]:
@@ -179,7 +180,15 @@ def _known(path: Sequence[Any]) -> list[str]:
 
 
 def resolve(config: Config) -> tuple[Config, list[InputFile]]:
-    """Return the configuration with absolute paths, and the sorted input files; raises UserError for a missing one."""
+    """Return the configuration with absolute paths, and the sorted input files; raises UserError for a missing one.
+
+    So it does where one section needs what another leaves out.
+    """
+    if config.dedup.by_align and config.align is None:
+        raise UserError(
+            f"dedup.best is {config.dedup.best}, which the stage align measures, and align is null, so it is not "
+            "run. Give align a band, or name a column of an earlier stage."
+        )
     files = sorted({path for pattern in config.input.paths for path in expand(pattern, "input.paths")})
     inputs = [InputFile(path, Path(path).stat().st_size) for path in files]
     tree = config.model_dump(mode="json")
@@ -196,6 +205,7 @@ def resolve(config: Config) -> tuple[Config, list[InputFile]]:
             if not path.exists():
                 raise UserError(f"{name} names {path}, which does not exist; give an existing path, builtin, or null.")
             tree[section][option] = str(path)
+    tree["dedup"]["earlier"] = [str(Path(p).absolute()) for p in config.dedup.earlier]
     return check(tree, "configuration"), inputs
 
 
@@ -239,15 +249,17 @@ def alone(name: str, path: str | None, overrides: Sequence[str]) -> Config:
     return check({**tree, "input": {"kind": "table", "paths": ["-"]}}, path or "--set")
 
 
-def digest(config: Config, inputs: Sequence[InputFile]) -> str:
+def digest(config: Config, inputs: Sequence[InputFile], earlier: Sequence[str] = ()) -> str:
     """Return the 32 hex digits of recipe and input list; a run folder belongs to one digest.
 
-    Input files count by their path below their common folder and their size, so data may be moved as a whole.
+    Input files count by their path below their common folder and their size, so data may be moved as a whole. `earlier`
+    says what the sources of dedup.earlier hold; neither their place nor their order counts.
     """
     tree = _recipe(config)
     tree.pop("run_dir", None)
     root = _common([f.path for f in inputs])
     tree["input"]["paths"] = [[f.path[len(root) :], f.bytes] for f in inputs]
+    tree["dedup"]["earlier"] = sorted(earlier)
     for name in LISTS:
         section, option = name.split(".")
         if tree[section][option] not in (None, BUILTIN):

@@ -164,6 +164,9 @@ class Task(Protocol):
     def checkpoint(self) -> Checkpoint:
         """Return the place where finished parts of this unit survive a kill."""
 
+    def earlier(self) -> Sequence[Earlier]:
+        """Return the rows of earlier runs that those of this unit are held against (collective stages only)."""
+
     def outputs(self) -> Sequence[Output]:
         """Return the published files of this stage's finished units (closing units only)."""
 
@@ -172,6 +175,24 @@ class Task(Protocol):
 
     def digest(self) -> str:
         """Return the config digest of the run."""
+
+
+class Earlier(Protocol):
+    """Some rows of an earlier run, or of a file of features; small, and any rank may read it."""
+
+    @property
+    def name(self) -> str:
+        """Return what and where it is, in words."""
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows."""
+
+    def ids(self) -> Sequence[str]:
+        """Return the ids of the rows."""
+
+    def open(self) -> IO[bytes]:
+        """Open a file of features for reading that holds these rows in this order, maybe among others."""
 
 
 class Checkpoint(Protocol):

@@ -4,7 +4,10 @@ Each rank joins the blocks that it holds. Then, lap by lap, each rank's next blo
 round, and is joined at each stop with the blocks held there; while it is, the next one is on its way already. One rank
 is a ring without hops. Pairs that the ledger knows are not joined again.
 
-Promise: the sets depend on the rows alone. Memory of a rank, beside its rows and some 60 bytes for each: three blocks
+Blocks of earlier rows never travel, and never meet each other. Where there are some, the others go the whole way round,
+and in the second half of it meet earlier blocks alone.
+
+Promise: the sets depend on the rows alone. Memory of a rank, beside its rows and some 130 bytes for each: three blocks
 (one coming, one at work, one going), one panel and one piece of a tile's size in float32, one tile, the ledger's table,
 and for every row of the join 4 bytes (8 from 2^31 rows on) and 16 for each union not yet saved.
 """
@@ -13,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, product
+from math import isqrt
 
 import numpy as np
 
@@ -21,13 +25,13 @@ from toolkit.data.stage import Stopped
 from toolkit.data.world import Transfer, World
 from toolkit.dedup.exact import Float, Half, Mask, squares
 from toolkit.dedup.forest import Forest
-from toolkit.dedup.join import Block, Screen, Slab, flops, tile
+from toolkit.dedup.join import Block, Screen, Slab, begun, flops, tile
 from toolkit.dedup.ledger import SAVE_FLOPS, SAVES, Ledger
-from toolkit.dedup.screen import Single
+from toolkit.dedup.screen import SAMPLE_ROWS, choose, seat
 from toolkit.dedup.share import Share, spread
 from toolkit.dedup.twins import twins
 
-MERGE_ROWS = 1 << 22  # rows of a forest that travel at once: 16 MiB
+MERGE_ROWS = 1 << 20  # rows of a forest that travel at once: 4 MiB, and up to 60 MB while they are united
 
 
 def _ignore(_: int) -> None:
@@ -46,6 +50,7 @@ def components(
     ledger: Ledger,
     *,
     screen: Screen | None = None,
+    device: str = "auto",
     advance: Callable[[int], None] = _ignore,
     stopping: Callable[[], bool] = _never,
 ) -> tuple[Forest, Float]:
@@ -53,17 +58,21 @@ def components(
 
     A row that is zero or not finite has no direction: it has no edge, and its squared length is 0 or NaN. Raises
     Stopped on all ranks, with the ledger saved, where one is `stopping`. `advance` hears of as many rows as the join
-    has.
+    has. Edges between two earlier rows are not looked for. Those of equal bytes are united all the same: what has an
+    edge to one has it to the other.
     """
     lengths = squares(rows)
     first, numbers = twins(share, rows), share.numbers
-    forest = Forest(share.rows)
+    forest = Forest(share.total)
     copies = (lengths > 0) & (first != numbers)
     forest.union(numbers[copies], first[copies])
     forest.news()  # found again by every attempt
     ledger.load(forest)
     held = Held(share, rows, lengths, (lengths > 0) & ~copies)
-    tiles = Tiles(screen or Single(rows.shape[1]), distance, forest, ledger, stopping)
+    work = isqrt((share.rows + 2 * share.earlier) * share.rows)  # rows of as much work
+    if screen is None:
+        screen = choose(work, held.sample(SAMPLE_ROWS), distance, device, seat(share.world))
+    tiles = Tiles(screen, distance, forest, ledger, stopping)
     Ring(share, held, tiles, Progress(share, held, advance)).run()
     merge(share.world, forest)
     return forest, lengths
@@ -75,18 +84,33 @@ class Held:
     def __init__(self, share: Share, rows: Half, lengths: Float, chosen: Mask) -> None:
         self._share, self._rows, self._lengths, self._chosen = share, rows, lengths, chosen
         self.dim = rows.shape[1]
-        world = share.world
-        own = [int(np.count_nonzero(chosen[self._part(block)])) for block in share.held(world.rank)]
-        self.sizes = [size for sizes in world.allgather(own) for size in sizes]  # of all blocks of all ranks
+        self.sizes = [*self._sizes(share.held), *self._sizes(share.kept)]  # of all blocks of all ranks
 
-    def _part(self, block: int) -> slice:
-        start = block * self._share.block - self._share.begin
-        return slice(start, start + self._share.block)
+    def _sizes(self, held: Callable[[int], range]) -> list[int]:
+        world = self._share.world
+        own = [int(np.count_nonzero(self._chosen[self._share.part(block)[1]])) for block in held(world.rank)]
+        return [size for sizes in world.allgather(own) for size in sizes]
+
+    @property
+    def count(self) -> int:
+        """Return how many of the join's rows take part, on all ranks."""
+        return sum(self.sizes[: self._share.blocks])
+
+    @property
+    def earlier(self) -> int:
+        """Return how many earlier rows take part, on all ranks."""
+        return sum(self.sizes[self._share.blocks :])
 
     def __getitem__(self, block: int) -> Slab:
-        part = self._part(block)
+        first, part = self._share.part(block)
         local = part.start + np.flatnonzero(self._chosen[part])
-        return Slab(local + self._share.begin, self._rows[local], self._lengths[local])
+        return Slab(local + (first - part.start), self._rows[local], self._lengths[local])
+
+    def sample(self, count: int) -> Slab:
+        """Return up to `count` of these rows, from all over."""
+        local = np.flatnonzero(self._chosen)
+        local = local[np.linspace(0, max(0, len(local) - 1), min(count, len(local)), dtype=np.int64)]
+        return Slab(np.arange(len(local)), self._rows[local], self._lengths[local])
 
     def empty(self, block: int) -> Slab:
         """Return room for a block that another rank holds."""
@@ -129,39 +153,32 @@ class Tiles:
             if self.ledger.has(one, other) or self.stopping():
                 continue
             lefts, rights = panel[one], panel[other]
-            both = combinations_with_replacement(lefts, 2) if one == other else _product(lefts, rights)
-            work = 0
-            for left, right in both:
-                work += self._tile(left, right)
+            both = combinations_with_replacement(lefts, 2) if one == other else product(lefts, rights)
+            for left, right in begun(self.screen, both):
+                tile(self.screen, left, right, self.distance, self.forest)
                 poke()
-            self.ledger.note(one, other, work)
+            self._note(one, other, lefts, sum(map(len, rights)))
 
     def meet(self, panel: dict[int, list[Block]], block: int, slab: Slab, poke: Callable[[], None]) -> None:
         """Join the blocks of a panel with another one; where asked to stop, none of these pairs is taken down."""
         todo = [one for one in panel if not self.ledger.has(one, block)]
-        work = dict.fromkeys(todo, 0)
-        for right in self.ready(slab) if todo else ():
-            for one in todo:
-                for left in panel[one]:
-                    if self.stopping():
-                        return
-                    work[one] += self._tile(left, right)
-                    poke()
+        lefts = [left for one in todo for left in panel[one]]
+        both = ((left, right) for right in self.ready(slab if todo else slab[:0]) for left in lefts)
+        for left, right in begun(self.screen, both):
+            if self.stopping():
+                return
+            tile(self.screen, left, right, self.distance, self.forest)
+            poke()
         for one in todo:
-            self.ledger.note(one, block, work[one])
+            self._note(one, block, panel[one], len(slab))
 
     def ready(self, slab: Slab) -> Iterator[Block]:
         """Give the pieces of a block, made ready for the screen."""
         return map(self.screen.ready, slab.cut(self.screen.tile_rows))
 
-    def _tile(self, left: Block, right: Block) -> int:
-        tile(self.screen, left, right, self.distance, self.forest)
-        dim: int = left.slab.rows.shape[1]
-        return 2 * len(left) * len(right) * dim
-
-
-def _product(lefts: Sequence[Block], rights: Sequence[Block]) -> Iterator[tuple[Block, Block]]:
-    return ((left, right) for right in rights for left in lefts)
+    def _note(self, one: int, other: int, lefts: Sequence[Block], rights: int) -> None:
+        dim: int = lefts[0].slab.rows.shape[1] if lefts else 0
+        self.ledger.note(one, other, 2 * sum(map(len, lefts)) * rights * dim)
 
 
 class Ring:
@@ -169,15 +186,20 @@ class Ring:
 
     def __init__(self, share: Share, held: Held, tiles: Tiles, progress: Progress) -> None:
         self.share, self.held, self.tiles, self.progress = share, held, tiles, progress
-        self.own = share.held(share.world.rank)
-        self.most = max(len(share.held(rank)) for rank in range(share.world.size))
-        self.span = max(1, tiles.screen.panel_rows // share.block)  # blocks in a panel
-        self.limit = max(SAVE_FLOPS, flops(sum(held.sizes), held.dim) // SAVES)
-        self._ready: tuple[int, dict[int, list[Block]]] = (-1, {})
+        ranks = range(share.world.size)
+        self.own, self.kept = share.held(share.world.rank), share.kept(share.world.rank)
+        self.most = max(len(share.held(rank)) for rank in ranks)
+        self.most_kept = max(len(share.kept(rank)) for rank in ranks)
+        # Every rank has chosen its own screen; turns are taken together, so the smallest panel counts for all.
+        panel = min(share.world.allgather(tiles.screen.panel_rows))
+        self.span = max(1, panel // share.block)  # blocks in a panel
+        self.span_kept = max(1, panel // share.earlier_block)
+        self.limit = max(SAVE_FLOPS, flops(held.count, held.dim, held.earlier) // SAVES)
+        self._ready: tuple[range, dict[int, list[Block]]] = (range(0), {})
 
     def run(self) -> None:
         """Join every pair of blocks that falls to this rank; raises Stopped on all where one is asked to stop."""
-        hops = list(laps(self.most, self.share.world.size))
+        hops = list(laps(self.most, self.share.world.size, whole=self.share.earlier > 0))
         move = self._start(hops[0], None) if hops else Move()
         try:
             self._home(move.poke)
@@ -196,7 +218,7 @@ class Ring:
     def _home(self, poke: Callable[[], None]) -> None:
         """Join what this rank holds."""
         for start in range(0, self.most, self.span):
-            panel = self._panel(start)
+            panel = self._panel(self.own[start : start + self.span])
             self.tiles.inner(panel, poke)
             self.progress.add(panel, list(panel), half=True)
             self._turn()
@@ -205,21 +227,39 @@ class Ring:
                     self.tiles.meet(panel, self.own[at], self.held[self.own[at]], poke)
                     self.progress.add(panel, [self.own[at]])
                 self._turn()
+        for start, at in product(range(0, self.most_kept, self.span_kept), range(self.most)):
+            blocks = self.kept[start : start + self.span_kept]
+            if blocks and at < len(self.own):
+                self._meet(blocks, self.own[at], self.held[self.own[at]], poke)
+            self._turn()
 
     def _visit(self, step: int, block: int, slab: Slab, poke: Callable[[], None]) -> None:
         """Join a block that has come `step` hops with those that this rank holds."""
-        opposite = 2 * step == self.share.world.size
-        for start in range(0, len(self.own), self.span):
-            panel = {one: ready for one, ready in self._panel(start).items() if not opposite or falls(one, block)}
-            self.tiles.meet(panel, block, slab, poke)
-            self.progress.add(panel, [block])
-
-    def _panel(self, start: int) -> dict[int, list[Block]]:
-        """Return some blocks that this rank holds, made ready; the last panel is kept, often it is the only one."""
-        if self._ready[0] != start:
-            self._ready = (-1, {})
+        half, ranks = 2 * step, self.share.world.size
+        for start in range(0, len(self.own) if half <= ranks else 0, self.span):
             blocks = self.own[start : start + self.span]
-            self._ready = (start, {block: list(self.tiles.ready(self.held[block])) for block in blocks})
+            self._meet(blocks, block, slab, poke, lambda one: half < ranks or falls(one, block))
+        for start in range(0, len(self.kept), self.span_kept):
+            self._meet(self.kept[start : start + self.span_kept], block, slab, poke)
+
+    def _meet(
+        self,
+        blocks: range,
+        block: int,
+        slab: Slab,
+        poke: Callable[[], None],
+        chosen: Callable[[int], bool] = lambda block: True,
+    ) -> None:
+        """Join a block with those of a panel that are chosen."""
+        panel = {one: ready for one, ready in self._panel(blocks).items() if chosen(one)}
+        self.tiles.meet(panel, block, slab, poke)
+        self.progress.add(panel, [block])
+
+    def _panel(self, blocks: range) -> dict[int, list[Block]]:
+        """Return some blocks that this rank holds, made ready; the last panel is kept, often it is the only one."""
+        if self._ready[0] != blocks:
+            self._ready = (range(0), {})
+            self._ready = (blocks, {block: list(self.tiles.ready(self.held[block])) for block in blocks})
         return self._ready[1]
 
     def _start(self, hop: tuple[int, int], visitor: Slab | None) -> Move:
@@ -251,9 +291,9 @@ def _arrays(slab: Slab | None) -> list[np.ndarray[tuple[int, ...], np.dtype[np.g
     return [slab.numbers, slab.rows, slab.squares] if slab is not None and len(slab) else []
 
 
-def laps(blocks: int, ranks: int) -> Iterator[tuple[int, int]]:
-    """Give the hops in order, as (lap, step): in lap k the k-th block of each rank makes half a round."""
-    return ((lap, step) for lap in range(blocks if ranks > 1 else 0) for step in range(1, ranks // 2 + 1))
+def laps(blocks: int, ranks: int, *, whole: bool = False) -> Iterator[tuple[int, int]]:
+    """Give the hops in order, as (lap, step): in lap k the k-th block of each rank makes half a round, or all of it."""
+    return product(range(blocks), range(1, ranks if whole else ranks // 2 + 1))
 
 
 def falls(held: int, visitor: int) -> bool:
@@ -267,8 +307,8 @@ class Progress:
     def __init__(self, share: Share, held: Held, advance: Callable[[int], None]) -> None:
         self._sizes, self._rows, self._advance = held.sizes, share.rows, advance
         self._told, self._done = 0, 0.0
-        own, ranks = sum(held.sizes[block] for block in share.held(share.world.rank)), share.world.size
-        self._total = own * sum(held.sizes) / 2 if ranks > 1 else own * own / 2
+        own, kept = (sum(held.sizes[b] for b in of(share.world.rank)) for of in (share.held, share.kept))
+        self._total = (own / 2 + kept) * held.count
 
     def add(self, ones: Sequence[int] | dict[int, list[Block]], others: Sequence[int], half: bool = False) -> None:
         """Take in that blocks have met others."""

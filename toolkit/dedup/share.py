@@ -3,6 +3,10 @@
 The rows of a join are numbered through, in the order of shards and rows, and cut into blocks by their number alone:
 blocks are the same for any number of ranks. Each rank holds a run of blocks, so of shards too; there may be more ranks
 than blocks, then some hold nothing.
+
+A join may have earlier rows, against which its own are held and which are never held against each other. Their numbers
+and blocks come after its own, and each rank holds a run of these too. What a rank holds of its rows, an array, has
+those of the join first and the earlier ones behind them.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ Array: TypeAlias = npt.NDArray[Any]
 
 # A block is what travels, and a pair of blocks is what the ledger knows as done. 16,384 rows of 768 values are 25 MB,
 # and one pair of such blocks is 0.4 TFLOP: seconds on two cores. Few rows are cut finer, so that several ranks share
-# them evenly; from 134 million rows on blocks grow, so that the ledger's table of pairs stays below 64 MB.
+# them evenly; from 134 million rows on blocks grow, so that the ledger's table of pairs stays below 64 MB (of as many
+# earlier rows, cut by themselves, 128 MB).
 MIN_ROWS, MAX_ROWS = 2048, 16_384
 FEW_BLOCKS, MAX_BLOCKS = 64, 8192
 
@@ -34,12 +39,12 @@ def block_rows(rows: int) -> int:
 
 
 @dataclass(frozen=True)
-class Share:
-    """The rows of a join and this rank's part of them."""
+class Cut:
+    """Rows in blocks, and a run of the blocks for each rank."""
 
-    world: World
     rows: int
     block: int
+    ranks: int
 
     @property
     def blocks(self) -> int:
@@ -53,30 +58,108 @@ class Share:
 
     @cached_property
     def _firsts(self) -> list[int]:
-        return [-(-rank * self.blocks // self.world.size) for rank in range(self.world.size + 1)]
+        return [-(-rank * self.blocks // self.ranks) for rank in range(self.ranks + 1)]
 
     def held(self, rank: int) -> range:
         """Return the blocks that a rank holds."""
         return range(self._firsts[rank], self._firsts[rank + 1])
 
+    def part(self, rank: int) -> range:
+        """Return the rows that a rank holds."""
+        return range(int(self.borders[rank]), int(self.borders[rank + 1]))
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of a join and this rank's part of them, and of the earlier rows."""
+
+    world: World
+    rows: int
+    block: int
+    earlier: int = 0  # rows of earlier runs
+    earlier_block: int = MIN_ROWS
+
+    @cached_property
+    def new(self) -> Cut:
+        """Return how the rows of the join are cut."""
+        return Cut(self.rows, self.block, self.world.size)
+
+    @cached_property
+    def old(self) -> Cut:
+        """Return how the earlier rows are cut, numbered from 0."""
+        return Cut(self.earlier, self.earlier_block, self.world.size)
+
+    @property
+    def total(self) -> int:
+        """Return the number of all rows."""
+        return self.rows + self.earlier
+
+    @property
+    def blocks(self) -> int:
+        """Return the number of blocks of the join's rows."""
+        return self.new.blocks
+
+    @property
+    def borders(self) -> Int:
+        """Return the first row of each rank, and the end: (ranks + 1,)."""
+        return self.new.borders
+
+    def held(self, rank: int) -> range:
+        """Return the blocks of the join's rows that a rank holds."""
+        return self.new.held(rank)
+
+    def kept(self, rank: int) -> range:
+        """Return the blocks of earlier rows that a rank holds."""
+        blocks = self.old.held(rank)
+        return range(self.blocks + blocks.start, self.blocks + blocks.stop)
+
     @property
     def begin(self) -> int:
-        """Return the first row that this rank holds."""
-        return int(self.borders[self.world.rank])
+        """Return the first of the join's rows that this rank holds."""
+        return self.new.part(self.world.rank).start
 
     @property
     def end(self) -> int:
-        """Return the row after the last that this rank holds."""
-        return int(self.borders[self.world.rank + 1])
+        """Return the row after the last of the join's that this rank holds."""
+        return self.new.part(self.world.rank).stop
+
+    @property
+    def own(self) -> int:
+        """Return how many of the join's rows this rank holds."""
+        return self.end - self.begin
+
+    @property
+    def older(self) -> range:
+        """Return the earlier rows that this rank holds, numbered from 0."""
+        return self.old.part(self.world.rank)
 
     @property
     def numbers(self) -> Int:
         """Return the numbers of the rows that this rank holds."""
-        return np.arange(self.begin, self.end)
+        numbers = np.arange(self.own + len(self.older))
+        numbers[: self.own] += self.begin
+        numbers[self.own :] += self.rows + self.older.start - self.own
+        return numbers
+
+    def part(self, block: int) -> tuple[int, slice]:
+        """Return the number of the first row of a block that this rank holds, and where they stand among its rows."""
+        if block < self.blocks:
+            first, size, at = block * self.block, self.block, -self.begin
+            end = self.own
+        else:
+            first, size = self.rows + (block - self.blocks) * self.earlier_block, self.earlier_block
+            at, end = self.own - self.rows - self.older.start, self.own + len(self.older)
+        return first, slice(first + at, min(first + at + size, end))
+
+    def local(self, numbers: Int) -> Int:
+        """Return where the numbered rows, which this rank holds, stand among its rows."""
+        return numbers - np.where(numbers < self.rows, self.begin, self.rows + self.older.start - self.own)
 
     def owners(self, numbers: Int) -> Int:
         """Return the rank that holds each of the numbered rows."""
-        return np.searchsorted(self.borders, numbers, side="right") - 1
+        new = np.searchsorted(self.new.borders, numbers, side="right") - 1
+        old = np.searchsorted(self.old.borders, numbers - self.rows, side="right") - 1
+        return np.where(numbers < self.rows, new, old)
 
     def fetch(self, local: Array, numbers: Int) -> Array:
         """Return what the owners of the numbered rows hold of them; `local` is what this rank holds of its own.
@@ -86,7 +169,7 @@ class Share:
         if self.world.size == 1:
             return local[numbers]
         order, asked = dealt(self.owners(numbers), numbers, self.world.size)
-        given = swap(self.world, [local[part - self.begin] for part in swap(self.world, asked)])
+        given = swap(self.world, [local[self.local(part)] for part in swap(self.world, asked)])
         result = np.empty((len(numbers), *local.shape[1:]), local.dtype)
         result[order] = np.concatenate(given)
         return result

@@ -4,15 +4,23 @@ The ranks of a world share one unit: each holds the stored float16 rows of a run
 (ring.py), choose survivors, and rank 0 writes one table a shard. A scope that the configuration does not run writes
 the same tables with every pair alone in its set. The tables are the same bytes for any number of ranks.
 
-Memory of a rank: its part of the living rows' features as stored (2 bytes a value), about 250 bytes for each of these
-rows, 5 bytes for every row of the unit, and the blocks and tiles of ring.py.
+With earlier rows, those of `dedup.earlier`, edges between two rows of the unit and between one of them and an earlier
+one make the sets; edges between two earlier rows are not looked for. Of a set that holds earlier rows the one of these
+with the smallest id stays, and all rows of the unit are dropped (step merge.earlier); its size and centroid are those
+of all its members, earlier ones too. The tables have the unit's rows alone. A row of the unit with the id of an
+earlier one is a row like any other.
+
+Memory of a rank: its part of the living rows' features as stored (2 bytes a value), and of the earlier ones', about 300
+bytes for each of these rows, 5 bytes for every row of the unit and every earlier one, and the blocks and tiles of
+ring.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,22 +28,30 @@ import pyarrow as pa
 
 from toolkit.data.features import Features, Ids, packed, read, unpacked
 from toolkit.data.pair import ID_BYTES, schema
-from toolkit.data.stage import Task
+from toolkit.data.stage import Earlier, Task
 from toolkit.data.table import build
 from toolkit.data.world import World
-from toolkit.dedup.exact import Half, Mask
+from toolkit.dedup import ivf
+from toolkit.dedup.exact import Float, Half, Mask
+from toolkit.dedup.forest import Forest
 from toolkit.dedup.ledger import Ledger
 from toolkit.dedup.living import living, windows
 from toolkit.dedup.ring import components
 from toolkit.dedup.share import Share, block_rows
-from toolkit.dedup.survivors import Survivors, alone, survivors
+from toolkit.dedup.survivors import Keep, Survivors, alone, survivors
 from toolkit.errors import UserError
 
 STEP = {"dedup": "dedup.batch", "merge": "merge.global"}
+KNOWN = "merge.earlier"
+ATTRIBUTES = ("encoder", "weights", "resize")  # which features files may have, and by which they can be told apart
 # A row's answer on its way to rank 0.
 ANSWER = np.dtype(
-    [("id", "u1", ID_BYTES), ("set", "u1", ID_BYTES), ("size", "i8"), ("distance", "f8"), ("out", "?"), ("bad", "?")]
+    [
+        *(("id", "u1", ID_BYTES), ("set", "u1", ID_BYTES), ("size", "i8"), ("distance", "f8")),
+        *(("out", "?"), ("known", "?"), ("bad", "?")),
+    ]
 )
+Source: TypeAlias = int | Earlier  # a shard of this unit, or rows of an earlier run
 
 
 def run_batch(task: Task) -> None:
@@ -44,15 +60,15 @@ def run_batch(task: Task) -> None:
 
 
 def run_merge(task: Task) -> None:
-    """Drop the near-duplicates over all batches (step merge.global)."""
+    """Drop the near-duplicates over all batches (step merge.global), and of earlier runs (step merge.earlier)."""
     _run(task, "merge", wanted=task.config.dedup.scope != "batch")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The part of a shard that this rank holds."""
+    """The part of a shard, or of earlier rows, that this rank holds."""
 
-    shard: int
+    source: Source
     start: int  # first of its living rows
     ids: Ids  # of all its living rows
     stop: int
@@ -60,23 +76,37 @@ class Piece:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    @property
+    def name(self) -> str:
+        """Return what it is a part of, in words."""
+        return f"shard {self.source}" if isinstance(self.source, int) else self.source.name
+
+    def open(self, task: Task) -> IO[bytes]:
+        """Open the features."""
+        if isinstance(self.source, int):
+            return task.open("embed", ".h5", shard=self.source)
+        return self.source.open()
+
 
 def _run(task: Task, stage: str, wanted: bool) -> None:
     counts, known = _counts(task)
-    share = Share(task.world, sum(counts.values()), block_rows(sum(counts.values())))
-    pieces = _pieces(task, share, counts, known)
+    earlier = task.world.bcast(list(task.earlier()) if wanted and task.world.rank == 0 else [])
+    rows, kept = sum(counts.values()), sum(source.rows for source in earlier)
+    share = Share(task.world, rows, block_rows(rows), kept, block_rows(kept))
+    pieces = _pieces(task, range(share.begin, share.end), counts.items(), known)
+    pieces += _pieces(task, share.older, [(source, source.rows) for source in earlier])
     own = [piece.ids[piece.start : piece.stop] for piece in pieces]
     ids = np.concatenate([np.empty((0, ID_BYTES), dtype=np.uint8), *own])
     if wanted:
-        answer, invalid = _search(task, share, pieces, ids)
+        answer, invalid = _search(task, stage, share, pieces, ids)
     else:
-        answer, invalid = alone(share, ids), np.zeros(len(ids), dtype=np.bool_)
+        answer, invalid = alone(share, ids), np.zeros(share.own, dtype=np.bool_)
         task.advance(share.rows)
-    _write(task, stage, share, counts, _packed(ids, answer, invalid))
+    _write(task, stage, share, counts, _packed(share, ids[: share.own], answer, invalid))
 
 
-def _ids(task: Task, shard: int) -> Ids:
-    return packed(task.rows("id", shard=shard)["id"].to_pylist())
+def _ids(task: Task, source: Source) -> Ids:
+    return packed(task.rows("id", shard=source)["id"].to_pylist() if isinstance(source, int) else source.ids())
 
 
 def _counts(task: Task) -> tuple[dict[int, int], dict[int, Ids]]:
@@ -91,68 +121,133 @@ def _counts(task: Task) -> tuple[dict[int, int], dict[int, Ids]]:
     return counts, known
 
 
-def _pieces(task: Task, share: Share, counts: dict[int, int], known: dict[int, Ids]) -> list[Piece]:
-    """Return the parts of shards that this rank holds, in order, those without rows left out."""
+def _pieces(
+    task: Task, part: range, counts: Iterable[tuple[Source, int]], known: Mapping[int, Ids] = MappingProxyType({})
+) -> list[Piece]:
+    """Return the pieces of which this rank's part of the rows is made, in order."""
     pieces, at = [], 0
-    for shard, count in counts.items():
-        start, stop = max(share.begin - at, 0), min(share.end - at, count)
+    for source, count in counts:
+        start, stop = max(part.start - at, 0), min(part.stop - at, count)
         if start < stop:
-            ids = known.pop(shard) if shard in known else _ids(task, shard)
-            pieces.append(Piece(shard, start, ids, stop))
+            ids = known[source] if isinstance(source, int) and source in known else _ids(task, source)
+            pieces.append(Piece(source, start, ids, stop))
         at += count
     return pieces
 
 
-def _search(task: Task, share: Share, pieces: Sequence[Piece], ids: Ids) -> tuple[Survivors, Mask]:
+def _search(task: Task, stage: str, share: Share, pieces: Sequence[Piece], ids: Ids) -> tuple[Survivors, Mask]:
     """Return who stays, and which rows are zero or not finite and therefore like nothing."""
     section = task.config.dedup
+    keep: Keep = "centroid" if stage == "dedup" and section.by_align else section.keep
+    worth = _worth(task, pieces) if keep == "best" else None
     rows = _load(task, pieces, len(ids))
-    ledger = Ledger(share, rows.shape[1], section.distance, task.checkpoint)
-    forest, squares = components(share, rows, section.distance, ledger, advance=task.advance, stopping=task.stopping)
-    answer = survivors(share, forest.parent, ids, squares, rows, keep=section.keep, stopping=task.stopping)
-    return answer, ~(squares > 0)
+    forest, squares = _sets(task, share, rows)
+    answer = survivors(share, forest.parent, ids, squares, rows, keep=keep, worth=worth, stopping=task.stopping)
+    return answer, ~(squares[: share.own] > 0)
+
+
+def _sets(task: Task, share: Share, rows: Half) -> tuple[Forest, Float]:
+    """Return the sets, found as the configuration says, and the squared lengths of this rank's rows."""
+    section = task.config.dedup
+    if section.backend == "exact":
+        ledger = Ledger(share, rows.shape[1], section.distance, task.checkpoint)
+        return components(
+            share,
+            rows,
+            section.distance,
+            ledger,
+            device=section.device,
+            advance=task.advance,
+            stopping=task.stopping,
+        )
+    return ivf.components(
+        share,
+        rows,
+        section.distance,
+        lists=section.lists,
+        probes=section.probes,
+        tally=task.tally,
+        advance=task.advance,
+        stopping=task.stopping,
+    )
+
+
+def _worth(task: Task, pieces: Sequence[Piece]) -> Float:
+    """Return the column by which the best of a set is known, (m,) of this rank's rows: higher is better, else NaN."""
+    best: str = task.config.dedup.best
+    name = best.removeprefix("-")
+    parts = [np.empty(0)]
+    for piece in pieces:
+        if not isinstance(piece.source, int):  # an earlier row stays whatever it is worth
+            parts.append(np.full(len(piece), np.nan))
+            continue
+        column = task.rows(name, shard=piece.source)[name].slice(piece.start, len(piece))
+        whole = column.cast(pa.float64(), safe=False).fill_null(np.nan)  # a size beyond 2^53 is rounded
+        parts.append(whole.to_numpy())
+    found: Float = np.concatenate(parts)
+    return -found if best.startswith("-") else found
 
 
 def _load(task: Task, pieces: Sequence[Piece], count: int) -> Half:
     """Return the stored features of this rank's living rows, (count, d), in the order of shards and rows."""
     rows: Half = np.empty((0, 0), dtype=np.float16)
-    dims: list[tuple[int, int]] = []
+    kinds: list[Kind] = []
     at = 0
     for piece in pieces:
-        with task.open("embed", ".h5", shard=piece.shard) as source, read(source) as features:
-            dims.append((piece.shard, features.dim))
-            _same(dims)
+        with piece.open(task) as source, read(source) as features:
+            said = {name: str(features.attributes[name]) for name in ATTRIBUTES if name in features.attributes}
+            kinds.append(Kind(piece.name, not isinstance(piece.source, int), features.dim, said))
+            _same(kinds)
             if not rows.shape[1]:
                 rows = np.empty((count, features.dim), dtype=np.float16)
             _read(features, piece, rows[at : at + len(piece)])
             at += len(piece)
-    dims = [dim for part in task.world.allgather(dims) for dim in part]
-    _same(dims)
-    return rows if pieces or not dims else np.empty((0, dims[0][1]), dtype=np.float16)
+    kinds = [kind for part in task.world.allgather(kinds) for kind in part]
+    _same(kinds)
+    return rows if pieces or not kinds else np.empty((0, kinds[0].dim), dtype=np.float16)
 
 
 def _read(features: Features, piece: Piece, rows: Half) -> None:
     """Fill (m, d) with a piece of a shard, read once from front to back."""
     at = 0
-    for start, stop, wanted in windows(living(features.ids, piece.ids, piece.shard)[piece.start : piece.stop]):
+    for start, stop, wanted in windows(living(features.ids, piece.ids, piece.name)[piece.start : piece.stop]):
         rows[at : at + len(wanted)] = features.block(start, stop)[wanted]
         at += len(wanted)
 
 
-def _same(dims: Sequence[tuple[int, int]]) -> None:
-    for shard, dim in dims:
-        if dim != dims[0][1]:
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a file says of its features."""
+
+    name: str
+    earlier: bool
+    dim: int
+    said: Mapping[str, str]  # of ATTRIBUTES
+
+
+def _same(kinds: Sequence[Kind]) -> None:
+    """Raise UserError where rows are of different length, or earlier ones, as files say, of another encoder."""
+    own = {name: value for kind in kinds if not kind.earlier for name, value in kind.said.items()}
+    for kind in kinds:
+        if kind.dim != kinds[0].dim:
             raise UserError(
-                f"The features of shard {shard} have {dim} values a row, those before it {dims[0][1]}; "
+                f"The features of {kind.name} have {kind.dim} values a row, those before it {kinds[0].dim}; "
                 "only features of one encoder can be compared. Give files of one encoder, or embed them again."
             )
+        for name in sorted(own.keys() & kind.said.keys() if kind.earlier else ()):
+            if kind.said[name] != own[name]:
+                raise UserError(
+                    f"The features of {kind.name}, which dedup.earlier names, have the {name} {kind.said[name]}, those "
+                    f"of this crawl {own[name]}; only features of one encoder can be compared. Embed one of them again."
+                )
 
 
-def _packed(ids: Ids, answer: Survivors, invalid: Mask) -> npt.NDArray[Any]:
-    """Return the answers of this rank's rows, (m,) of ANSWER."""
+def _packed(share: Share, ids: Ids, answer: Survivors, invalid: Mask) -> npt.NDArray[Any]:
+    """Return the answers of this rank's rows of the unit, (m,) of ANSWER."""
     packed_ = np.empty(len(ids), dtype=ANSWER)
     packed_["id"], packed_["set"], packed_["size"] = ids, answer.id, answer.size
     packed_["distance"], packed_["out"], packed_["bad"] = answer.distance, answer.dropped, invalid
+    packed_["known"] = answer.row >= share.rows
     return packed_
 
 
@@ -180,7 +275,7 @@ def _collected(world: World, cuts: npt.NDArray[np.int64], own: npt.NDArray[Any])
 
 
 def _table(stage: str, answers: npt.NDArray[Any]) -> pa.Table:
-    reason = np.where(answers["bad"], "embed.invalid", STEP[stage])
+    reason = np.where(answers["bad"], "embed.invalid", np.where(answers["known"], KNOWN, STEP[stage]))
     columns = {
         "id": unpacked(answers["id"]),
         "set": unpacked(answers["set"]),

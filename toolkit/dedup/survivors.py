@@ -1,12 +1,16 @@
-"""Of each set of near-duplicates one image stays: the nearest to the centroid of its set, or the smallest id.
+"""Of each set of near-duplicates one image stays: the nearest to its set's centroid, the smallest id, or the best.
 
 A pure function of the sets and the stored rows. The centroid is the plain sum of the stored rows; distances
 to it are compared as integers of 1e-9; ties, and sets of two, go to the smallest id. Sums and dot products
-are exact integers (exact.py), so the survivor depends on nothing but the rows.
+are exact integers (exact.py), so the survivor depends on nothing but the rows. What is best is given as a number for
+each row, and compared as it is.
+
+A set that holds earlier rows loses all others: of the earlier rows, which are not this join's to drop, the one of the
+smallest id stands for the set. All members count for its size and its centroid. Sets of earlier rows alone are left.
 
 Each set is decided by one rank, which fetches the members' features from the ranks that hold them, a window at a time.
-Memory: some 150 bytes for each member of the sets that this rank decides, and the features of WINDOW_ROWS members,
-however large a set is; rows that are alone in their set are never read.
+Memory: some 50 bytes for each row that this rank holds, some 220 for each member of the sets that it decides, and the
+features of WINDOW_ROWS members, however large a set is; rows that are alone in their set are never read.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from toolkit.data.stage import Stopped
 from toolkit.dedup.exact import Float, Half, Int, Mask, cosines, dots, steps
 from toolkit.dedup.share import Share, dealt, swap
 
-Keep: TypeAlias = Literal["centroid", "first"]
+Keep: TypeAlias = Literal["centroid", "first", "best"]
 Elected: TypeAlias = npt.NDArray[Any]  # of VERDICT
 Asking: TypeAlias = Generator[Int, Half, Elected]  # asks for the rows of these numbers, and returns who stays
 
@@ -35,7 +39,7 @@ VERDICT = np.dtype([("number", "i8"), ("row", "i8"), ("id", "u1", 16), ("size", 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Survivors:
-    """The answer for each row that this rank holds, in row order."""
+    """The answer for each of the join's rows that this rank holds, in row order."""
 
     numbers: Int  # (m,) the rows
     row: Int  # (m,) row number of the survivor of the row's set
@@ -51,8 +55,9 @@ class Survivors:
 
 def alone(share: Share, ids: Ids) -> Survivors:
     """Return the answer where nothing is compared: each row stays, alone in its set."""
-    numbers, ones = share.numbers, np.ones(len(ids), dtype=np.int64)
-    return Survivors(numbers=numbers, row=numbers.copy(), id=ids.copy(), size=ones, distance=np.zeros(len(ids)))
+    numbers, ones = np.arange(share.begin, share.end), np.ones(share.own, dtype=np.int64)
+    ids = ids[: share.own].copy()
+    return Survivors(numbers=numbers, row=numbers.copy(), id=ids, size=ones, distance=np.zeros(share.own))
 
 
 def _never() -> bool:
@@ -67,20 +72,31 @@ def survivors(
     rows: Half,
     *,
     keep: Keep = "centroid",
+    worth: Float | None = None,
     stopping: Callable[[], bool] = _never,
 ) -> Survivors:
     """Choose who stays.
 
-    roots: (n,) the smallest row of each row's set, for all rows of the join · of the rows that this rank holds:
+    roots: (n,) the smallest row of each row's set, for all rows · of the rows that this rank holds, earlier ones too:
     ids (m, 16), squares (m,) x.x from exact.squares, rows (m, d). Members of sets of two or more have finite rows.
+    `best` needs worth too, of the rows that are not earlier: the highest stays, whatever the size of its set, and NaN
+    loses to every number.
     Raises Stopped on all ranks where one is `stopping`.
     """
     members = _members(share, roots)
     fetched = share.fetch(ids, members), share.fetch(squares, members)
-    asking = _elect(members, roots[members], *fetched, dim=rows.shape[1], keep=keep)
+    worths = share.fetch(_padded(worth, len(ids)), members) if worth is not None else np.zeros(len(members))
+    earlier = members >= share.rows
+    asking = _elect(members, roots[members], *fetched, worths=worths, earlier=earlier, dim=rows.shape[1], keep=keep)
     elected = _answered(share, rows, asking, stopping)
+    elected = elected[~earlier]
     _, parts = dealt(share.owners(elected["number"]), elected, share.world.size)
     return _take(alone(share, ids), np.concatenate(swap(share.world, parts)), share.begin)
+
+
+def _padded(worth: Float, rows: int) -> Float:
+    """Return what rows are worth, and NaN for the earlier rows behind them."""
+    return np.append(worth, np.full(rows - len(worth), np.nan))
 
 
 def _members(share: Share, roots: npt.NDArray[Any]) -> Int:
@@ -90,6 +106,7 @@ def _members(share: Share, roots: npt.NDArray[Any]) -> Int:
     for part in parts:
         root = roots[part]
         several[root[root != np.arange(part.start, part.start + len(root))]] = True
+    several[share.rows :] = False  # the root is the smallest row: an earlier one has only earlier ones in its set
     found = [np.empty(0, dtype=np.int64)]
     for part in parts:
         root = roots[part]
@@ -98,15 +115,25 @@ def _members(share: Share, roots: npt.NDArray[Any]) -> Int:
     return members[np.argsort(roots[members], kind="stable")]
 
 
-def _elect(members: Int, roots: npt.NDArray[Any], ids: Ids, squares: Float, *, dim: int, keep: Keep) -> Asking:
+def _elect(
+    members: Int,
+    roots: npt.NDArray[Any],
+    ids: Ids,
+    squares: Float,
+    *,
+    worths: Float,
+    earlier: Mask,
+    dim: int,
+    keep: Keep,
+) -> Asking:
     """Decide sets whose members stand together, in row order."""
     elected = np.empty(len(members), dtype=VERDICT)
     elected["number"] = members
     begins = np.flatnonzero(np.diff(roots, prepend=-1) != 0)
-    for window in _windows(np.append(begins, len(members))):
+    for window in windows(np.append(begins, len(members)), WINDOW_ROWS):
         sets = np.unique(roots[window], return_inverse=True)[1]
         nano = yield from _nano(members[window], sets, squares[window], dim)
-        best = window.start + _choose(sets, nano, ids[window], keep)
+        best = window.start + _choose(sets, _cost(sets, nano, worths[window], keep), ids[window], earlier[window])
         elected["row"][window], elected["id"][window] = members[best], ids[best]
         elected["size"][window], elected["nano"][window] = np.bincount(sets)[sets], nano
     return elected
@@ -142,11 +169,14 @@ def _take(answer: Survivors, elected: Elected, begin: int) -> Survivors:
     return answer
 
 
-def _windows(begins: Int) -> Iterator[slice]:
-    """Cut ordered members into whole sets: at most WINDOW_ROWS members together, or one larger set alone."""
+def windows(begins: Int, most: int) -> Iterator[slice]:
+    """Cut ordered members into whole sets: at most `most` members together, or one larger set alone.
+
+    begins: (sets + 1,) where each set begins, and where the last ends.
+    """
     first = 0
     while first < len(begins) - 1:
-        reach = np.searchsorted(begins, begins[first] + WINDOW_ROWS, side="right") - 1
+        reach = np.searchsorted(begins, begins[first] + most, side="right") - 1
         last = max(first + 1, int(reach))
         yield slice(int(begins[first]), int(begins[last]))
         first = last
@@ -176,9 +206,17 @@ def _nano(members: Int, sets: Int, squares: Float, dim: int) -> Generator[Int, H
     return nano
 
 
-def _choose(sets: Int, nano: Int, ids: Ids, keep: Keep) -> Int:
-    """Return for each member which one survives its set; equal ids, which no run has, go by row number."""
+def _cost(sets: Int, nano: Int, worths: Float, keep: Keep) -> Float | Int:
+    """Return what each member is chosen by, the lowest first, NaN last."""
+    if keep == "best":
+        return -worths
     by_distance = (np.bincount(sets)[sets] > 2) & (keep == "centroid")
+    return np.where(by_distance, nano, 0)
+
+
+def _choose(sets: Int, cost: Float | Int, ids: Ids, earlier: Mask) -> Int:
+    """Return for each member which one survives its set; equal ids, which no run has, go by row number."""
     high, low = np.ascontiguousarray(ids).view(">u8").T
-    order = np.lexsort((low, high, np.where(by_distance, nano, 0), sets))
+    known = np.bincount(sets, earlier)[sets] > 0
+    order = np.lexsort((low, high, np.where(known, 0, cost), ~earlier, sets))
     return order[np.flatnonzero(np.diff(sets[order], prepend=-1) != 0)][sets]

@@ -22,11 +22,12 @@ def twins(share: Share, rows: Half) -> Int:
     """Return the number of the first equal row of each row that this rank holds, (m, d) -> (m,)."""
     first = _claims(share, hashes(rows))
     words = rows.view(np.uint16)
-    claimed = np.flatnonzero(first != share.numbers)
+    numbers = share.numbers
+    claimed = np.flatnonzero(first != numbers)
     for part in rounds(share.world, len(claimed), chunk(max(1, rows.shape[1]))):
         twin = claimed[part]
         equal = (words[twin] == share.fetch(words, first[twin])).all(axis=1)
-        first[twin[~equal]] = share.begin + twin[~equal]
+        first[twin[~equal]] = numbers[twin[~equal]]
     return first
 
 
@@ -56,10 +57,10 @@ def _claims(share: Share, keys: Keys) -> Int:
 
 
 def _firsts(keys: Keys, numbers: Int) -> Int:
-    """Return for each key the number that stands with its first occurrence."""
+    """Return for each key the smallest number that stands with it."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(keys)])
     firsts = np.empty(len(keys), dtype=np.int64)
-    firsts[order] = np.repeat(numbers[order[starts]], np.diff(starts, append=len(keys)))
+    firsts[order] = np.repeat(np.minimum.reduceat(numbers[order], starts), np.diff(starts, append=len(keys)))
     return firsts

@@ -145,7 +145,8 @@ def options(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, BaseModel):
             yield from options(value, f"{path}.")
         else:
-            yield path, "own list" if path in LISTS and value not in (None, BUILTIN) else _value(value)
+            own = path in (*LISTS, "dedup.earlier") and value not in (None, BUILTIN, [])
+            yield path, "own list" if own else _value(value)
 
 
 def _local(field: FieldInfo) -> bool:

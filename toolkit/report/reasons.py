@@ -90,6 +90,10 @@ def _set(row: Row, config: Config) -> str:
     )
 
 
+def _known(row: Row, config: Config) -> str:
+    return f"{_set(row, config)}; an earlier run (dedup.earlier) has the one that stays, {row['set']}"
+
+
 def _band(row: Row, config: Config) -> str:
     align = config.align
     if align is None:
@@ -138,5 +142,6 @@ REASONS: Mapping[str, Reason] = {
     "embed.invalid": _value("norm", lambda c: "must be above 0 and finite"),
     "dedup.batch": Reason("distance", _set),
     "align.band": Reason("cosine", _band),
+    "merge.earlier": Reason("distance", _known),
     "merge.global": Reason("distance", _set),
 }

@@ -102,7 +102,7 @@ class _Reader:
             replace(one, why=reason(step, row, self.run.config))
             for one, (_, row) in zip(self._pairs(stage, found), found, strict=True)
         ]
-        if stage.kind is Kind.COLLECTIVE:
+        if stage.kind is Kind.COLLECTIVE and step != "merge.earlier":  # there another run has the survivor
             pairs = self._beside(stage, step, found, pairs)
         total = drops(self.run, stage, step)
         return Sample(stage=stage.folder, step=step, measure=measure(stage.name, step), total=total, pairs=pairs)

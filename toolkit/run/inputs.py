@@ -78,7 +78,7 @@ class Inputs:
         self._samples = [self._unpack(tar) for tar in self.tars if tar not in pointed]
 
     def _break(self, path: Path, what: str) -> None:
-        what = f"not readable: {' '.join(what.split())[:200]}"
+        what = f"not readable: {' '.join(what.split())[:300]}"
         self.broken.append(f"{path}: {what}")
         self._damage(str(path), what)
 
@@ -140,10 +140,11 @@ class Inputs:
         return rows.filter(pc.invert(pc.and_(repeated, pa.array(_occurrence(rows["id"]) > 0))))
 
     def feature_rows(self, number: int) -> pa.Table:
-        """Return the rows of one feature file, in its order, that no table has dropped."""
+        """Return the rows of one feature file, in its order, that no table has dropped, with the tables' columns."""
         own = self._ids[number]
-        alone = not self.tables and not self._samples
-        return own if alone else own.filter(pc.is_in(own["id"], value_set=self.rows["id"].combine_chunks()))
+        if not self.tables and not self._samples:
+            return own
+        return self.rows.take(pc.index_in(own["id"], value_set=self.rows["id"].combine_chunks()).drop_null())
 
     def aside(self, stage: str) -> pa.Table:
         """Return what was given of the table of a reduce stage, maybe nothing."""

@@ -1,6 +1,6 @@
 """Every path of a run folder; nobody else joins paths.
 
-RUN/run.yaml inputs.jsonl lists/
+RUN/run.yaml inputs.jsonl earlier.jsonl lists/
 RUN/30_fetch/data/000/000012.parquet    published files only
 RUN/30_fetch/done/000/000012.json       the mark, written last
 RUN/30_fetch/done.parquet               the marks of a finished stage, folded
@@ -39,6 +39,11 @@ class Layout:
     def inputs(self) -> Path:
         """The raw input files, one JSON line each."""
         return self.root / "inputs.jsonl"
+
+    @property
+    def earlier(self) -> Path:
+        """What dedup.earlier names, one JSON line each; absent where that is nothing."""
+        return self.root / "earlier.jsonl"
 
     @property
     def lists(self) -> Path:

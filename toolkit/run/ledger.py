@@ -61,7 +61,8 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """Rows changed, by rewriting step."""
     tallies: dict[str, int] = {}
     """Other numbers by name: of source `records`, `records.damaged`, `pages`, `links.no_src`, `links.data`,
-    `links.no_alt`, and with `rejects: counts` `language.CODE` and `host.NAME` of the rejected rows."""
+    `links.no_alt`, and with `rejects: counts` `language.CODE` and `host.NAME` of the rejected rows; of dedup and merge
+    with `backend: faiss` `recall.queries`, `recall.edges`, `recall.found` and `search.repeated`."""
     damages: int = 0
     """Bad records and files that were passed over."""
     damage: list[tuple[str, str]] = []

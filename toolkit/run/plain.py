@@ -22,6 +22,7 @@ from toolkit.data.world import ALONE, World
 from toolkit.errors import UserError, WorkError
 from toolkit.recipe import BY_NAME
 from toolkit.run import files, mpi
+from toolkit.run.earlier import Piece, find, pieces
 from toolkit.run.inputs import Inputs
 from toolkit.run.task import BaseTask, entry_point
 
@@ -32,15 +33,23 @@ _OPTIONAL = ("page", "width", "height", "mime", "text")
 _IMAGE = ("offset", "bytes", "digest")  # where no images are published
 
 
-def run_stage(name: str, inputs: Sequence[Path], output: Path, config: Config, world: World = ALONE) -> PlainTask:
+def run_stage(
+    name: str,
+    inputs: Sequence[Path],
+    output: Path,
+    config: Config,
+    world: World = ALONE,
+    *,
+    on_advance: Callable[[int], None] = lambda rows: None,
+) -> PlainTask:
     """Run one stage on plain files and put its outputs at `output` and beside it; return the task with its counts.
 
     Raises UserError where an input can not serve this stage or an output exists, WorkError where nothing is usable.
-    Several ranks may work on a collective stage; rank 0 writes, and an error of one ends all.
+    Several ranks may work on a collective stage; rank 0 writes and hears of progress, and an error of one ends all.
     """
     with mpi.guard(world):
         if world.rank == 0:
-            task = _publishing(name, inputs, output, config, world)
+            task = _publishing(name, inputs, output, config, world=world, on_advance=on_advance)
         else:
             task = PlainTask(BY_NAME[name], inputs, config, output.parent, {}, world=world)
             entry_point(task.stage.run)(task)
@@ -48,10 +57,19 @@ def run_stage(name: str, inputs: Sequence[Path], output: Path, config: Config, w
         return task
 
 
-def _publishing(name: str, inputs: Sequence[Path], output: Path, config: Config, world: World) -> PlainTask:
+def _publishing(
+    name: str,
+    inputs: Sequence[Path],
+    output: Path,
+    config: Config,
+    *,
+    world: World,
+    on_advance: Callable[[int], None],
+) -> PlainTask:
     finals = _finals(name, output.absolute())
     folder = files.make(output.absolute().parent / f".{output.name}.{files.token()}")
     task = PlainTask(BY_NAME[name], inputs, config, folder, finals, world=world)
+    task.on_advance = on_advance
     try:
         entry_point(task.stage.run)(task)
         _publish({finals[Path(made.path).suffix]: folder / Path(made.path).name for made in task.books.finish()})
@@ -234,6 +252,10 @@ class PlainTask(BaseTask):
     def checkpoint(self) -> Scratch:
         """Return a place for parts that lives as long as the command."""
         return Scratch(self.books.folder)
+
+    def earlier(self) -> Sequence[Piece]:
+        """Return the rows of what the configuration names."""
+        return [piece for source in find(self.config.dedup.earlier) for piece in pieces(source)]
 
     def outputs(self) -> Sequence[Output]:
         """Return nothing: a single stage has no other units."""

@@ -13,6 +13,7 @@ from typing import Any
 from toolkit.data.stage import Kind, Stage
 from toolkit.dedup.join import flops
 from toolkit.embed.encoder import load
+from toolkit.run.earlier import pieces
 from toolkit.run.executors import processors
 from toolkit.run.run import Run
 
@@ -95,11 +96,12 @@ def _row(run: Run, stage: Stage, rows: int) -> StagePlan:
 
 
 def _join_seconds(run: Run, stage: Stage, rows: int) -> float:
-    """Return the seconds of one core for joining all rows with each other, inside batches of equal size."""
+    """Return the seconds of one core for joining all rows, inside batches of equal size, or with earlier ones too."""
     if run.config.dedup.scope == {"dedup": "global", "merge": "batch"}[stage.name]:
         return 0.0
     batches = run.units(stage)
-    return batches * flops(rows // batches, load(run.config.embed).dim) / JOIN_RATE
+    earlier = sum(piece.rows for source in run.earlier for piece in pieces(source)) if stage.name == "merge" else 0
+    return batches * flops(rows // batches, load(run.config.embed).dim, earlier) / JOIN_RATE
 
 
 def tree(run: Run, rows: list[StagePlan], cluster: Any = None) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from toolkit.config import Config, InputFile, resolve
 from toolkit.config.config import BUILTIN, LISTS, check, digest
 from toolkit.data.stage import Kind, Stage
 from toolkit.errors import UserError, WorkError
-from toolkit.recipe import BY_NAME, STAGES, stages
+from toolkit.recipe import BY_NAME, STAGES, made_of, stages
 from toolkit.run import clock, files
+from toolkit.run import earlier as past
 from toolkit.run.columns import DIGEST, NOTHING, Column, real
 from toolkit.run.layout import Layout
 from toolkit.run.ledger import Entry, Ledger, Marks, fold_digest, stale
@@ -50,6 +51,7 @@ class Run:
     digest: str
     shards: int
     inputs_of_run: list[InputFile] | None = None
+    earlier_of_run: list[past.Source] | None = None
     lock: files.Lock | None = None
     _valid: dict[str, dict[int, Entry | None]] = field(default_factory=dict)
     _folds: dict[str, str | None] = field(default_factory=dict)
@@ -74,6 +76,13 @@ class Run:
             lines = self.layout.inputs.read_bytes().splitlines()
             self.inputs_of_run = [InputFile(*json.loads(line)) for line in lines]
         return self.inputs_of_run
+
+    @cached_property
+    def earlier(self) -> list[past.Source]:
+        """The earlier runs and files whose rows win over those of this run."""
+        if self.earlier_of_run is None:
+            self.earlier_of_run = past.parsed(self.layout.earlier.read_bytes()) if self.config.dedup.earlier else []
+        return self.earlier_of_run
 
     @cached_property
     def cleaned(self) -> frozenset[str]:
@@ -158,7 +167,7 @@ class Run:
 
     def _made_of(self, stage: Stage) -> list[str]:
         """Return the names of the stages of this run whose marks a unit's inputs are."""
-        return [name for name in stage.after if BY_NAME[name] in self.stages]
+        return [name for name in made_of(stage, self.config) if BY_NAME[name] in self.stages]
 
     def ready(self, stage: Stage, unit: int) -> bool:
         """Return whether everything is there that a unit needs to start."""
@@ -324,7 +333,7 @@ def create(config: Config) -> Run:
     layout = run.layout
     try:
         stray = {p.name for p in layout.root.iterdir() if not p.name.startswith(".")} if layout.root.exists() else set()
-        if stray - {"lists", "inputs.jsonl"} and not layout.run_yaml.exists():
+        if stray - {"lists", "inputs.jsonl", "earlier.jsonl"} and not layout.run_yaml.exists():
             raise UserError(
                 f"run_dir {layout.root} holds {', '.join(sorted(stray)[:5])} but no run.yaml; "
                 "give an empty or new folder."
@@ -343,11 +352,13 @@ def create(config: Config) -> Run:
 def look(config: Config) -> Run:
     """Return the run that this configuration would make or continue, and write nothing."""
     config, inputs = resolve(config)
-    layout = Layout(Path(config.run_dir).absolute())
-    name = digest(config, inputs)
-    if layout.run_yaml.exists() and (there := open_run(layout.root)).digest != name:
+    layout, earlier = Layout(Path(config.run_dir).absolute()), past.find(config.dedup.earlier)
+    name = digest(config, inputs, [source.content for source in earlier])
+    if not layout.run_yaml.exists():
+        past.fit(earlier, config.embed)
+    elif (there := open_run(layout.root)).digest != name:
         raise UserError(_other(there, config, inputs, name))
-    return Run(layout, config, name, math.ceil(len(inputs) / config.input.files_per_shard), inputs)
+    return Run(layout, config, name, math.ceil(len(inputs) / config.input.files_per_shard), inputs, earlier)
 
 
 def _begin(run: Run) -> Run:
@@ -355,6 +366,8 @@ def _begin(run: Run) -> Run:
     _copy_lists(layout, run.config)
     run.config = check(_with_lists(run.config.model_dump(mode="json"), layout), str(layout.run_yaml))
     files.replace(layout.inputs, _lines(run.inputs))
+    if run.earlier:
+        files.replace(layout.earlier, past.lines(run.earlier))
     tree = {
         "digest": run.digest,
         "shards": run.shards,
@@ -374,6 +387,8 @@ def _continue(run: Run) -> Run:
     tree, listed = _load(layout), _lines(run.inputs)
     if layout.inputs.read_bytes() != listed:
         files.replace(layout.inputs, listed)
+    if run.earlier and layout.earlier.read_bytes() != past.lines(run.earlier):
+        files.replace(layout.earlier, past.lines(run.earlier))
     if tree["config"] != _stored(run.config):
         tree["config"] = _stored(run.config)
         files.replace(layout.run_yaml, _dump(tree))
@@ -455,7 +470,8 @@ def _other(run: Run, config: Config, inputs: Sequence[InputFile], name: str) -> 
     what = "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} here" if k in old | new else k for k in changed[:5])
     return (
         f"The run folder {run.layout.root} belongs to another configuration (digest {run.digest}, this one is {name}). "
-        f"Different: {what or 'the content of a list'}. Give another run_dir, or the old configuration."
+        f"Different: {what or 'the content of a list or of dedup.earlier'}. "
+        "Give another run_dir, or the old configuration."
     )
 
 

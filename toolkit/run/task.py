@@ -28,6 +28,7 @@ from toolkit.data.world import ALONE, World
 from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME, REWRITES, STAGES
 from toolkit.run import clock, files, mpi, scheduler, signals
+from toolkit.run.earlier import Piece, pieces
 from toolkit.run.failures import note
 from toolkit.run.funnel import funnel
 from toolkit.run.layout import relative
@@ -251,6 +252,11 @@ class RunTask(BaseTask):
     def checkpoint(self) -> Parts:
         """Return this unit's finished parts."""
         return Parts(self.run.layout, self.stage, self.unit, self.inputs, self.books.folder.name)
+
+    def earlier(self) -> Sequence[Piece]:
+        """Return what this unit's rows are held against: the stage merge is."""
+        sources = self.run.earlier if self.stage.name == "merge" else []
+        return [piece for source in sources for piece in pieces(source)]
 
     def outputs(self) -> Sequence[Output]:
         """Return the files of this stage's other units."""

@@ -97,13 +97,14 @@ def repair(run: Run) -> list[Problem]:
 def _recipe(run: Run) -> None:
     """Raise WorkError where what the run was started with is not what it was."""
     try:
-        right = digest(run.config, run.inputs) == run.digest
+        right = digest(run.config, run.inputs, [source.content for source in run.earlier]) == run.digest
     except (OSError, ValueError, TypeError):
         right = False
     if not right:
         raise WorkError(
-            f"{run.layout.run_yaml}, {run.layout.inputs.name} or {run.layout.lists.name}/ is not what the run was "
-            f"started with: their digest is not {run.digest}. Restore them from a copy before anything is made again."
+            f"{run.layout.run_yaml}, {run.layout.inputs.name}, {run.layout.earlier.name} or {run.layout.lists.name}/ "
+            f"is not what the run was started with: their digest is not {run.digest}. Restore them from a copy before "
+            "anything is made again."
         )
 
 
