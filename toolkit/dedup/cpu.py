@@ -17,7 +17,7 @@ import torch
 from toolkit.dedup.join import LISTED_PAIRS, TILE_ROWS, Block, Pairs, Slab
 from toolkit.dedup.shadow import UNIT, Directions, cast
 
-PANEL_BYTES = 32 << 20
+PANEL_BYTES, STORED_BYTES = 32 << 20, 128 << 20  # of a panel: shadows, and at most so much of the rows that they are of
 BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
@@ -30,7 +30,7 @@ class Cpu:
         self.values = dim if directions is None else len(directions) + 1
         self.dtype = dtype
         self.tile_rows = TILE_ROWS
-        self.panel_rows = PANEL_BYTES // (dtype.itemsize * self.values)
+        self.panel_rows = min(PANEL_BYTES // (dtype.itemsize * self.values), STORED_BYTES // (2 * dim))
         self._distance, self._directions = distance, directions
         self._scores = torch.empty(TILE_ROWS * TILE_ROWS, dtype=dtype)
 

@@ -1,8 +1,9 @@
-"""Time the exact join beside what it is measured against: python tools/bench/dedup.py [paired|growth|command] ...
+"""Time the exact join beside what it is measured against: python tools/bench/dedup.py [paired|growth|command|scale].
 
     paired  --rows 60000 --dim 768   FAISS range search, FAISS k-NN, bare products, the join with each screen, in turns
     growth  --rows 30000 60000 ...   the join alone, and the bare bfloat16 product of its half of all pairs
     command --rows 120000            `danqing stage dedup` from file to file, with 1 and 2 ranks; a script with FAISS
+    scale                            what 10^8 and 10^9 rows would take, from the rates that `danqing plan` goes by
 
 Unit rows of which 10 % are copies with noise (cosine 0.86 to 0.96), so that scores lie on both sides of the limit; with
 `--cone`, rows that have much in common, with falling variance along their directions, as CLIP's do. Bare products
@@ -36,9 +37,12 @@ from toolkit.dedup.ring import components
 from toolkit.dedup.screen import Single
 from toolkit.dedup.share import Share, block_rows
 from toolkit.run.plain import Scratch
+from toolkit.run.plan import JOIN_RATE
 
 DISTANCE = 0.1
 NEIGHBOURS = 16
+AMX_RATE = 1.05e12  # one core's bf16 products, seen on another machine; the join is taken to reach 80 % of it
+H200_RATE = 790e12  # bf16 products of one GPU; the join is taken to reach 60 %
 
 Rows = npt.NDArray[np.float16]
 
@@ -201,16 +205,35 @@ def command(rows: int, dim: int, repeat: int) -> None:
             print(f"| {name} | {taken:.1f} | {taken / first:.1f} |")
 
 
+# Machines, and their floating point operations a second in the join; where the number comes from stands in the table.
+MACHINES = {
+    "16 nodes of 112 cores, AVX-512 with bf16": 16 * 112 * JOIN_RATE,
+    "16 nodes of 112 cores with AMX": 16 * 112 * 0.8 * AMX_RATE,
+    "8 H200": 8 * 0.6 * H200_RATE,
+    "64 H200": 64 * 0.6 * H200_RATE,
+}
+
+
+def scale(dim: int) -> None:
+    """Print the hours of joins that nobody has run here."""
+    print("| machines | PFLOP/s | 10^8 rows, h | 10^9 rows, h |\n| --- | ---: | ---: | ---: |")
+    for name, rate in MACHINES.items():
+        hours = " | ".join(f"{flops(rows, dim) / rate / 3600:,.2f}" for rows in (10**8, 10**9))
+        print(f"| {name} | {rate / 1e15:.2f} | {hours} |")
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["paired", "growth", "command"], nargs="?", default="paired")
+    parser.add_argument("what", choices=["paired", "growth", "command", "scale"], nargs="?", default="paired")
     parser.add_argument("--rows", type=int, nargs="+", default=[20_000])
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--cone", action="store_true")
     given = parser.parse_args()
-    if given.what == "growth":
+    if given.what == "scale":
+        scale(given.dim)
+    elif given.what == "growth":
         growth(given.rows, given.dim, given.repeat, given.cone)
     else:
         for rows in given.rows:
