@@ -29,7 +29,7 @@ from toolkit.dedup.survivors import survivors
 # Bytes, as the docstrings of the modules state them.
 OF_THE_JOIN = 4  # for every row of the join: the forest
 OF_A_ROW = 135  # for each row of this rank, in ring.py
-OF_A_MEMBER = 285  # for each row of this rank where all are members of sets, in survivors.py, lengths and forest too
+OF_A_MEMBER = 115  # for each row of this rank, in survivors.py
 WINDOWS = 100_000  # for the windows of the fixture
 
 DIM = 32
@@ -68,6 +68,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         (join, "PIECE_PAIRS", 1 << 10),
         (screen, "PANEL_BYTES", 64 * 4 * DIM),
         (choice, "WINDOW_ROWS", 64),
+        (choice, "CACHED_ROWS", 16),
         (choice, "SCAN_ROWS", 256),
         (module, "MERGE_ROWS", 256),
         (forest, "ROOT_ROWS", 256),
@@ -137,9 +138,9 @@ def test_rows_of_the_join_that_others_hold_cost_the_forest_alone() -> None:
     assert peak(grow) <= OF_THE_JOIN * rows + WINDOWS
 
 
-@pytest.mark.parametrize("sets", [1, 3, 50, 4000])
+@pytest.mark.parametrize("sets", [1, 3, 50, 62, 63, 2000, 4000])
 def test_survivors_are_chosen_in_windows(sets: int) -> None:
-    """One set as large as everything, or many: features of one window at a time, twice 64 of them as integers."""
+    """One set as large as everything, many a little larger than a window, one that fills it, or twos."""
     rows = made("many", 4000)
     roots = (np.arange(4000) % sets).astype(np.int32)
     assert chosen(rows, roots) <= OF_A_MEMBER * 4000 + WINDOWS
@@ -151,12 +152,14 @@ import numpy as np
 from pathlib import Path
 from toolkit.config.config import check
 from toolkit.data import features
-from toolkit.dedup import screen
+from toolkit.dedup import ring
 from toolkit.run.plain import run_stage
 
 kind, rows, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 if sys.argv[4] == "screened":
-    screen.SMALL_FLOPS = 0
+    from toolkit.dedup.cpu import Cpu
+
+    ring.choose = lambda rows, sample, distance, *_: Cpu(64, distance)
 rng = np.random.default_rng(3)
 middle, noise = rng.standard_normal(64), rng.standard_normal((rows, 64))
 found = noise if kind == "many" else middle + 0.02 * noise if kind == "near" else np.tile(middle, (rows, 1))
@@ -174,7 +177,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 def test_the_command_takes_no_more_where_every_pair_is_an_edge(tmp_path, how: str) -> None:
     """With the shipped windows, and a screen or none; the edges of 12,000 rows that are all alike are 576 MB of int32.
 
-    What it may take more are windows: the features of 4,096 members as integers, and pieces of a tile full of edges.
+    What it may take more are windows: members with their features, and pieces of a tile full of edges.
     """
     if how == "screened":
         pytest.importorskip("torch")

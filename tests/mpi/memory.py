@@ -23,7 +23,7 @@ from toolkit.run import mpi
 DIM, BLOCK, DISTANCE = 32, 64, 0.05
 
 exact.CHUNK_VALUES, join.TILE_ROWS, join.PIECE_PAIRS = 1 << 12, 64, 1 << 10
-screen.PANEL_BYTES, choice.WINDOW_ROWS, choice.SCAN_ROWS = 64 * 4 * DIM, 64, 256
+screen.PANEL_BYTES, choice.WINDOW_ROWS, choice.CACHED_ROWS, choice.SCAN_ROWS = 64 * 4 * DIM, 64, 16, 256
 ring.MERGE_ROWS, forest.ROOT_ROWS = 256, 256
 
 
@@ -52,9 +52,7 @@ def main() -> None:
     tracemalloc.reset_peak()
     answer = survivors(share, found.parent, ids, lengths, rows)
     chosen = tracemalloc.get_traced_memory()[1]
-    decided = np.bincount(found.parent)[found.parent] > 1
-    decided &= found.parent % world.size == world.rank
-    told = {"rows": len(rows), "joined": joined, "chosen": chosen, "decided": int(decided.sum())}
+    told = {"rows": len(rows), "joined": joined, "chosen": chosen}
     lines = world.allgather(json.dumps(told | {"stay": int((~answer.dropped).sum())}))
     if world.rank == 0:
         print("\n".join(lines))

@@ -215,6 +215,20 @@ def spread(world: World, array: Array) -> None:
         reach = half
 
 
+def fold(world: World, array: Array, both: Callable[[Array, Array], Array]) -> None:
+    """Overwrite the array of every rank with those of all ranks taken together, two by two, along a tree."""
+    reach = 1
+    while reach < world.size and world.rank % reach == 0:
+        if world.rank % (2 * reach):
+            world.send(array, world.rank - reach).wait()
+        elif world.rank + reach < world.size:
+            other = np.empty_like(array)
+            world.receive(other, world.rank + reach).wait()
+            array[...] = both(array, other)
+        reach *= 2
+    spread(world, array)
+
+
 def rounds(world: World, count: int, size: int) -> Iterator[slice]:
     """Cut `count` things of this rank into slices; all ranks get equally many, some of them empty."""
     for start in range(0, max(world.allgather(count)), size):

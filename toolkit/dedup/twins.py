@@ -24,9 +24,11 @@ def twins(share: Share, rows: Half) -> Int:
     words = rows.view(np.uint16)
     numbers = share.numbers
     claimed = np.flatnonzero(first != numbers)
-    for part in rounds(share.world, len(claimed), chunk(max(1, rows.shape[1]))):
+    most = max(1, chunk(rows.shape[1]) // share.world.size)  # one rank may hold what all ask for
+    for part in rounds(share.world, len(claimed), most):
         twin = claimed[part]
-        equal = (words[twin] == share.fetch(words, first[twin])).all(axis=1)
+        asked, at = np.unique(first[twin], return_inverse=True)
+        equal = (words[twin] == share.fetch(words, asked)[at]).all(axis=1)
         first[twin[~equal]] = numbers[twin[~equal]]
     return first
 
@@ -43,17 +45,21 @@ def hashes(rows: Half) -> Keys:
 
 
 def _claims(share: Share, keys: Keys) -> Int:
-    """Return for each row of this rank the first row of all with its hash: each hash has a rank that knows."""
+    """Return for each row of this rank the first row of all with its hash: each hash has a rank that knows.
+
+    A rank asks for a hash once, however many of its rows have it.
+    """
     world = share.world
-    holders = ((keys >> np.uint64(33)) % np.uint64(world.size)).astype(np.int64)
-    order, sent = dealt(holders, keys, world.size)
-    _, numbers = dealt(holders, share.numbers, world.size)
+    own, first, at = np.unique(keys, return_index=True, return_inverse=True)
+    holders = ((own >> np.uint64(33)) % np.uint64(world.size)).astype(np.int64)
+    order, sent = dealt(holders, own, world.size)
+    _, numbers = dealt(holders, share.numbers[first], world.size)
     seen = swap(world, sent)
     firsts = _firsts(np.concatenate(seen), np.concatenate(swap(world, numbers)))
     answers = swap(world, np.split(firsts, np.cumsum([len(part) for part in seen])[:-1]))
-    result = np.empty(len(keys), dtype=np.int64)
+    result = np.empty(len(own), dtype=np.int64)
     result[order] = np.concatenate(answers)
-    return result
+    return result[at]
 
 
 def _firsts(keys: Keys, numbers: Int) -> Int:
