@@ -182,9 +182,9 @@ def test_shadows_are_chosen_where_rows_lean_and_whole_rows_where_they_do_not(mad
     leans = slab(leaning(made, count, dim, power=0.7))
     # All pairs nearly at the limit: what shadows leave open is too much for any of them.
     close = slab(made.clustered(np.random.default_rng(0), count, dim, spread=0.42, centres=1))
-    assert cuda.choose(10**6, leans, 0.1, device).values == 128
-    assert cuda.choose(10**6, close, 0.1, device).values == dim
-    assert cuda.choose(1000, leans, 0.1, device).values == dim  # too few rows to look for directions
+    assert cuda.choose(10**6, leans[::2], leans[1::2], 0.1, device).values == 128
+    assert cuda.choose(10**6, close[::2], close[1::2], 0.1, device).values == dim
+    assert cuda.choose(1000, leans[::2], leans[1::2], 0.1, device).values == dim  # too few rows to look for directions
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -192,16 +192,25 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_named(made):
     sample = slab(made.scattered(np.random.default_rng(0), 9, 8))
     with pytest.raises(UserError, match="finds no GPU here"):
         choose(9, sample, 0.1, device="cuda")
-    assert type(choose(10**7, sample, 0.1, device="auto")) is type(choose(10**7, sample, 0.1, device="cpu"))
+    assert not isinstance(choose(10**7, sample, 0.1, device="auto"), Cuda)
+
+
+def test_auto_takes_a_gpu_for_large_joins_only(made, monkeypatch):
+    monkeypatch.setattr(cuda, "gpu", lambda place: torch.device("cpu"))
+    sample = slab(made.scattered(np.random.default_rng(0), 40, 16))
+    assert isinstance(choose(10**7, sample, 0.1, device="auto"), Cuda)
+    assert isinstance(choose(10**4, sample, 0.1, device="cuda"), Cuda)
+    assert not isinstance(choose(10**4, sample, 0.1, device="auto"), Cuda)
+    assert not isinstance(choose(10**7, sample, 0.1, device="cpu"), Cuda)
 
 
 def test_ranks_of_a_node_take_its_gpus_in_turn(ring, monkeypatch):
     assert ring.together(3, seat) == [0, 1, 2]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [cuda.one(place).index for place in range(4)] == [0, 1, 0, 1]
+    assert [cuda.gpu(place).index for place in range(4)] == [0, 1, 0, 1]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # bound by the launcher
-    assert [cuda.one(place).index for place in range(4)] == [0, 0, 0, 0]
+    assert [cuda.gpu(place).index for place in range(4)] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("width", [8, 200])

@@ -151,6 +151,39 @@ def test_the_rest_of_a_row_is_in_its_shadow(made):
     assert error < 1e-5
 
 
+def test_skewed_directions_are_covered():
+    """P = sqrt(1 + E) times the first axis: opposite parts along it count (1 + E) times."""
+    skew = 0.02
+    axis = Directions(np.sqrt(np.float32(1 + skew)) * np.eye(8, dtype=np.float32)[:1], skew + 1e-6)
+    unit = np.zeros((2, 8), np.float32)
+    unit[:, 0], unit[:, 5] = (0.05**0.5, -(0.05**0.5)), 0.95**0.5
+    shadows, error = cast(unit, axis)
+    lengths = np.linalg.norm(shadows.astype(float), axis=1)
+    product = float(shadows[0].astype(float) @ shadows[1])
+    assert float(unit[0].astype(float) @ unit[1]) <= product + error * lengths.sum()
+
+
+def test_skewed_directions_shorten_no_rest():
+    axis = Directions(np.sqrt(np.float32(1.2)) * np.eye(8, dtype=np.float32)[:1], 0.2)
+    unit = np.zeros((1, 8), np.float32)
+    unit[0, 0], unit[0, 5] = 0.9, 0.19**0.5
+    assert cast(unit, axis)[0][0, -1] >= 0.19**0.5
+
+
+def test_long_sums_of_float32_are_covered():
+    """Values of one sign, as many as the proof allows: here the order of a sum is seen."""
+    dim = 1 << 17
+    rng = np.random.default_rng(1)
+    slab = slab_of((rng.uniform(1, 1.9, (4, 1)) + 1e-3 * rng.standard_normal((4, dim))).astype(np.float16))
+    cosines = slab.rows.astype(float) @ slab.rows.T.astype(float)
+    cosines /= np.sqrt(np.outer(slab.squares, slab.squares))
+    used = Cpu(dim, 0.1, None, torch.float32)
+    block = used.ready(slab)
+    products = torch.mm(block.ready, block.ready.T).numpy()
+    for cosine, product in zip(cosines.ravel(), products.ravel(), strict=True):
+        assert product >= lowered(1.0 - cosine, dim, block.error, block.error)
+
+
 @pytest.mark.parametrize("dtype", cpu.BITS)
 @given(st.floats(1e-3, 1.0))
 def test_rounding_carries_no_product_below_the_floor(dtype, score):
@@ -195,39 +228,101 @@ def test_without_suspects_named_tiles_are_looked_at_in_float32(ring, made, monke
     assert ring.sets(rows, 1.2, screen=used) == ring.sets(rows, 1.2)
 
 
-def large(count: int, dim: int, rank: int | None = None) -> Slab:
-    """Unit rows; of low rank but for some noise where `rank` is given."""
+@pytest.fixture
+def amx(monkeypatch):
+    """As if products in bfloat16 took a twelfth of the time: what is chosen must not depend on this machine."""
+    monkeypatch.setattr(cpu, "slowness", lambda dtype, *_: 1 / 12 if dtype == torch.bfloat16 else 1.0)
+
+
+def crawl(count: int, dim: int, rank: int = 48, same: float = 0.0) -> Slab:
+    """Unit rows of low rank, with some noise; a share of them, all over, are files of one placeholder image."""
     rng = np.random.default_rng(3)
-    rows = rng.standard_normal((count, dim))
-    if rank:
-        rows = rng.standard_normal((count, rank)) @ rng.standard_normal((rank, dim)) + 0.3 * rows
+    rows = rng.standard_normal((count, rank)) @ rng.standard_normal((rank, dim)) / rank**0.5
+    rows += 0.3 * rng.standard_normal((count, dim))
+    placeholder = rng.permutation(count)[: int(same * count)]
+    rows[placeholder] = rng.standard_normal(dim) + 0.1 * rng.standard_normal((len(placeholder), dim))
     return slab_of((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16))
 
 
-def test_a_large_join_is_given_short_shadows_where_rows_have_much_in_common():
-    used = choose(10**7, large(SAMPLE_ROWS, 128, rank=24), 0.1)
+@pytest.mark.usefixtures("amx")
+@pytest.mark.parametrize("same", [0.0, 0.05, 0.4])
+def test_a_large_join_is_given_short_shadows_where_rows_have_much_in_common(same):
+    """A near-equal set holds a thousandth of all pairs, or a sixth, and costs nothing once it is one."""
+    used = choose(10**7, crawl(SAMPLE_ROWS, 256, same=same), 0.1)
     assert isinstance(used, Cpu)
     assert used.values < 128
 
 
-def test_shadows_that_hide_nothing_are_not_taken():
-    """Rows so near to the limit that every short shadow would name nearly all pairs."""
-    slab = large(SAMPLE_ROWS, 16)
-    slab = slab_of((slab.rows + np.float16(1.0)).astype(np.float16))
-    used = choose(10**7, slab, 0.3)
-    assert isinstance(used, Single) or used.values == 16
+@pytest.mark.usefixtures("amx")
+def test_shadows_that_leave_nearly_all_pairs_open_are_not_taken():
+    """All pairs lie just beyond the limit."""
+    rng = np.random.default_rng(4)
+    rows = rng.standard_normal(64) + 0.4 * rng.standard_normal((SAMPLE_ROWS, 64))
+    used = choose(10**7, slab_of((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)), 0.06)
+    assert isinstance(used, Single) or used.values == 64
 
 
-@pytest.mark.parametrize(("rows", "sample"), [(1000, SAMPLE_ROWS), (10**7, SAMPLE_ROWS - 1)])
+@pytest.mark.usefixtures("amx")
+@pytest.mark.parametrize("equal", [0, 1])
+def test_a_sample_that_is_one_set_can_be_chosen_from(equal):
+    rows = np.ones((SAMPLE_ROWS, 16)) + (1 - equal) * 0.01 * np.random.default_rng(1).standard_normal((SAMPLE_ROWS, 16))
+    slab = slab_of(rows.astype(np.float16))
+    used, forest = choose(10**7, slab, 0.1), Forest(SAMPLE_ROWS)
+    block = used.ready(slab[:50])
+    tile(used, block, block, 0.1, forest)
+    assert set(forest.roots()[:50]) == {0}
+
+
+@pytest.mark.usefixtures("amx")
+@pytest.mark.parametrize(("rows", "sample"), [(1000, SAMPLE_ROWS), (10**8, SAMPLE_ROWS // 2 - 1)])
 def test_small_joins_need_no_screen(rows, sample):
-    assert isinstance(choose(rows, large(sample, 16), 0.1), Single)
+    assert isinstance(choose(rows, crawl(sample, 64), 0.1), Single)
+    assert isinstance(choose(10**8, crawl(SAMPLE_ROWS // 2, 64), 0.1), Cpu)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_all_ranks_choose_by_rows_from_all_over_the_join(ring, made, monkeypatch, ranks):
+    """So that a rank with few rows of a large join has a screen like the others."""
+    rows, seen = made.scattered(np.random.default_rng(5), 90, 8), []
+    monkeypatch.setattr(module, "SAMPLE_ROWS", 30)
+    monkeypatch.setattr(module, "choose", lambda _, sample, *__: (seen.append(sample), Single(8))[1])
+    ring.sets(rows, 0.01, 10, ranks)
+    assert len(seen) == ranks
+    for sample in seen:
+        assert sample.numbers.tolist() == seen[0].numbers.tolist()
+        assert len(sample) == 30
+        assert (sample.numbers[0], sample.numbers[-1]) == (0, 89)
+        assert (sample.rows == rows[sample.numbers]).all()
 
 
 def test_without_torch_there_is_no_screen(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "toolkit.dedup.cpu", raising=False)
     monkeypatch.delattr("toolkit.dedup.cpu", raising=False)
-    assert isinstance(screen.choose(10**7, large(SAMPLE_ROWS, 16), 0.1), Single)
+    assert isinstance(screen.choose(10**7, crawl(SAMPLE_ROWS, 16), 0.1), Single)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_a_set_that_is_one_already_costs_no_whole_tile(monkeypatch, share):
+    """Placeholders all over: after the first tiles nothing about them is open, though every tile holds very many."""
+    monkeypatch.setattr(join, "TILE_ROWS", 256)
+    monkeypatch.setattr(join, "LISTED_PAIRS", 2048)
+    monkeypatch.setattr(cpu, "LISTED_PAIRS", 2048)
+    monkeypatch.setattr(join, "FEW_PAIRS", 64)
+    whole, plain = [], join._whole
+    monkeypatch.setattr(join, "_whole", lambda *given: (whole.append(1), plain(*given)))
+    slab, used, forest = crawl(8 * 256, 64, same=share), Cpu(64, 0.1), Forest(8 * 256)
+    blocks = [used.ready(part) for part in slab.cut(256)]
+    for at, one in enumerate(blocks):
+        for other in blocks[at:]:
+            tile(used, one, other, 0.1, forest)
+    assert len(whole) <= 12
+    expected = Forest(8 * 256)
+    ready = [Single(64).ready(part) for part in slab.cut(256)]
+    for at, one in enumerate(ready):
+        for other in ready[at:]:
+            tile(Single(64), one, other, 0.1, expected)
+    assert forest.roots().tolist() == expected.roots().tolist()
 
 
 @pytest.mark.parametrize("mixed", [False, True])

@@ -33,6 +33,7 @@ class Cpu:
         self.panel_rows = min(PANEL_BYTES // (dtype.itemsize * self.values), STORED_BYTES // (2 * dim))
         self._distance, self._directions = distance, directions
         self._scores = torch.empty(TILE_ROWS * TILE_ROWS, dtype=dtype)
+        torch.set_float32_matmul_precision("highest")  # oneDNN may else multiply float32 as bfloat16: `lowered` bars it
 
     def ready(self, slab: Slab) -> Block:
         """Return the rows with their shadows, and what these may be off."""

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from toolkit.dedup.cpu import BITS, floor_bits, lowered, rounded
-from toolkit.dedup.exact import Half
-from toolkit.dedup.join import Block, Pairs, Single, Slab
-from toolkit.dedup.shadow import Directions, cast, principal
+from toolkit.dedup.exact import Half, Mask
+from toolkit.dedup.join import Block, Float32, Pairs, Slab
+from toolkit.dedup.shadow import Directions, error, principal
 
 Codes: TypeAlias = torch.Tensor  # pairs of a tile of n columns, row * n + column (p,)
 
@@ -58,7 +58,7 @@ class Ready:
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
 
-    def __getitem__(self, part: slice) -> Ready:
+    def __getitem__(self, part: slice | Mask) -> Ready:
         shadows, stored, scale = self.rows
         return Ready(Rows(shadows[part], stored if stored is None else stored[part], scale[part]))
 
@@ -90,8 +90,7 @@ class Cuda:
         self.tile_rows = BLOCK_ROWS
         self.panel_rows = PANEL_BYTES // (2 * self.width + (0 if directions is None else 2 * dim) + 8)
         self._distance, self._short = distance, directions is not None
-        # cast's error is its bound on how far products with the directions may be off, and a little more.
-        _, self._error = cast(np.empty((0, dim), np.float32), directions)
+        self._error = error(directions, dim)  # shadow.off, and a little more
         self._skew = directions.skew if directions is not None else 0.0
         self._vectors = _vectors(directions).to(self.device)
         self._staging = torch.empty((BLOCK_ROWS, dim) if self._gpu else (0, dim), dtype=torch.float16)
@@ -194,7 +193,7 @@ class Cuda:
 
 
 def _vectors(directions: Directions | None) -> torch.Tensor:
-    vectors: Single = np.empty((0, 0), np.float32) if directions is None else directions.vectors
+    vectors: Float32 = np.empty((0, 0), np.float32) if directions is None else directions.vectors
     return torch.from_numpy(np.ascontiguousarray(vectors)).double()
 
 
@@ -278,7 +277,7 @@ def agree(one: Finder, other: Finder, device: torch.device, width: int, rows: in
     return True
 
 
-def one(place: int) -> torch.device | None:
+def gpu(place: int) -> torch.device | None:
     """Return the GPU of the rank at this place of its node, None where there is no GPU; ranks take them in turn.
 
     Where the launcher shows each rank its own GPU alone, that is the one.
@@ -287,10 +286,9 @@ def one(place: int) -> torch.device | None:
     return torch.device("cuda", place % count) if count else None
 
 
-def choose(rows: int, sample: Slab, distance: float, device: str | torch.device) -> Cuda:
-    """Return the screen that should take the least time for so many rows, as a sample shows it; counted, not timed."""
-    dim = sample.rows.shape[1]
-    known, fresh = sample[::2], sample[1::2]
+def choose(rows: int, known: Slab, fresh: Slab, distance: float, device: str | torch.device) -> Cuda:
+    """Return the screen that should take the least time for so many rows, counted, not timed (screen.halves)."""
+    dim = known.rows.shape[1]
     lengths = [count for count in LENGTHS if count < dim] if rows >= MANY * dim and len(known) > dim else []
     longest = principal(known.unit(), max(lengths)) if lengths else None
     shorter = [longest.first(count) for count in lengths] if longest is not None else []
@@ -301,7 +299,8 @@ def choose(rows: int, sample: Slab, distance: float, device: str | torch.device)
 
 def _cost(screen: Cuda, fresh: Slab, dim: int) -> float:
     """Return the time of a tile as a multiple of that with whole rows."""
-    left, right = (screen.ready(half) for half in fresh.cut(-(-len(fresh) // 2)))
+    middle = len(fresh) // 2
+    left, right = screen.ready(fresh[:middle]), screen.ready(fresh[middle:])
     codes = screen.listed(left, right)
     if codes is None:
         return float("inf")

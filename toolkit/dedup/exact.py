@@ -82,6 +82,18 @@ def squares(rows: Half) -> Float:
     return result
 
 
+def products(x: Half, y: Half, xx: Float, yy: Float) -> Float:
+    """Return x.y of each pair of finite rows, twice (n, d) float16 -> (n,) float64, rounded once; xx, yy: `squares`.
+
+    Where |x||y| is below 32 float64 is exact, as in `squares`: no partial sum is larger than that.
+    """
+    result: Float = np.vecdot(x.astype(np.float64), y.astype(np.float64))
+    long = np.flatnonzero(~(xx * yy < 1000.0))
+    if long.size:
+        result[long] = dots(steps(x[long]), steps(y[long]))
+    return result
+
+
 def _long_squares(rows: Half) -> Float:
     result = np.full(len(rows), np.nan)
     finite = np.isfinite(rows).all(axis=1)

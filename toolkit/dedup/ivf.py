@@ -26,14 +26,14 @@ import numpy.typing as npt
 from toolkit.data.world import World
 from toolkit.dedup.exact import Float, Half, Int, Mask, squares
 from toolkit.dedup.forest import Forest
-from toolkit.dedup.join import TILE_ROWS, Single, Slab, band, near
-from toolkit.dedup.ring import Held, merge
+from toolkit.dedup.join import TILE_ROWS, Float32, Slab, band, near
+from toolkit.dedup.ring import Held, everywhere, merge
 from toolkit.dedup.share import Share, agree, spread, swap
 from toolkit.dedup.twins import twins
 from toolkit.errors import UserError
 
 Cells: TypeAlias = npt.NDArray[np.int32]  # (m, probes) the lists nearest to each row, nearest first
-Pairs: TypeAlias = tuple[Int, Int, Single]  # rows of a block, numbers of rows found, scores: three times (m,)
+Pairs: TypeAlias = tuple[Int, Int, Float32]  # rows of a block, numbers of rows found, scores: three times (m,)
 
 LISTS_PER_ROOT = 4  # FAISS's guidance: 4 to 16 times the root of the rows
 SAMPLE_PER_LIST = 39  # rows learnt from: FAISS warns below this
@@ -152,7 +152,7 @@ def uniform(numbers: Int, seed: int) -> Float:
     return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def learn(own: Own, lists: int) -> Single:
+def learn(own: Own, lists: int) -> Float32:
     """Return the centroids of at most so many lists, (lists, d) float32, on every rank.
 
     Rank 0 learns them from a sample of all ranks' rows, one round at a time, so that a stop need not wait for the last.
@@ -168,12 +168,12 @@ def learn(own: Own, lists: int) -> Single:
     return centroids
 
 
-def _gathered(world: World, part: Single) -> Single:
+def _gathered(world: World, part: Float32) -> Float32:
     """Return the parts of all ranks on rank 0, nothing on the others."""
     return np.concatenate(swap(world, [part, *[part[:0]] * (world.size - 1)]))
 
 
-def _round(sample: Single, centroids: Single | None, lists: int) -> Single:
+def _round(sample: Float32, centroids: Float32 | None, lists: int) -> Float32:
     """Return centroids that are one round better, or the first."""
     faiss = _faiss()
     kmeans = faiss.Kmeans(
@@ -187,11 +187,11 @@ def _round(sample: Single, centroids: Single | None, lists: int) -> Single:
         max_points_per_centroid=len(sample),
     )
     kmeans.train(sample, init_centroids=centroids)
-    result: Single = kmeans.centroids
+    result: Float32 = kmeans.centroids
     return result
 
 
-def search(own: Own, centroids: Single, probes: int, forest: Forest, advance: Callable[[int], None]) -> int:
+def search(own: Own, centroids: Float32, probes: int, forest: Forest, advance: Callable[[int], None]) -> int:
     """Unite the rows that the lists show to be near-duplicates; return how many searches were repeated."""
     low, high = band(own.dim, own.distance)
     lists = Lists(own, centroids, min(probes, len(centroids)), low)
@@ -256,7 +256,7 @@ def _at(blocks: Sequence[int], lap: int) -> int | None:
 class Lists:
     """This rank's rows in inverted lists."""
 
-    def __init__(self, own: Own, centroids: Single, probes: int, low: np.float32) -> None:
+    def __init__(self, own: Own, centroids: Float32, probes: int, low: np.float32) -> None:
         faiss = _faiss()
         self._held, self._probes = own.held, probes
         self._radius = np.nextafter(low, np.float32(-np.inf))  # FAISS gives what lies above
@@ -289,7 +289,7 @@ class Lists:
             for rows, numbers, scores in self._found(unit[part], cells[part]):
                 yield rows + part.start, numbers, scores
 
-    def _found(self, unit: Single, cells: Int) -> Iterator[Pairs]:
+    def _found(self, unit: Float32, cells: Int) -> Iterator[Pairs]:
         """Search a GPU where there is one, and in main memory what has too many neighbours for it."""
         if self._gpu is None:
             yield within(self._index, unit, cells, self._radius)
@@ -317,7 +317,7 @@ def _parts(candidates: Int) -> Iterator[slice]:
     return (slice(start, stop) for start, stop in pairwise(cuts) if start < stop)
 
 
-def within(index: Any, unit: Single, cells: Int, radius: np.float32) -> Pairs:
+def within(index: Any, unit: Float32, cells: Int, radius: np.float32) -> Pairs:
     """Return the pairs that score above the radius, of rows (m, d) and what is in their lists (m, probes)."""
     if not len(unit):
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
@@ -333,7 +333,7 @@ class Nearest:
         self.left: Int = np.empty(0, np.int64)  # rows with more than `most` neighbours: none of theirs were given
         self.repeated = 0
 
-    def find(self, unit: Single, cells: Int) -> Iterator[Pairs]:
+    def find(self, unit: Float32, cells: Int) -> Iterator[Pairs]:
         """Give the pairs that score above the radius, of rows (m, d) and what is in their lists (m, probes)."""
         self.left, k = np.arange(len(unit)), min(FIRST_NEIGHBOURS, self._most)
         while len(self.left):
@@ -352,7 +352,7 @@ class Nearest:
 def measure(own: Own, forest: Forest) -> dict[str, int]:
     """Look for all edges of a sample of rows, as the exact join does; return how many rows and edges these are, and
     how many of the edges lie within a set."""
-    asked = _everywhere(own.world, own.asked(ASKED_ROWS))
+    asked = everywhere(own.world, own.asked(ASKED_ROWS))
     unit = asked.unit()
     edges = found = 0
     for lap in range(max(own.world.allgather(len(own.blocks)))):
@@ -366,7 +366,7 @@ def measure(own: Own, forest: Forest) -> dict[str, int]:
     return {"queries": len(asked), "edges": sum(e for e, _ in counts), "found": sum(f for _, f in counts)}
 
 
-def _edges(own: Own, asked: Slab, unit: Single, slab: Slab) -> tuple[Int, Int]:
+def _edges(own: Own, asked: Slab, unit: Float32, slab: Slab) -> tuple[Int, Int]:
     """Return all edges from the rows asked to those of a slab that this rank holds, as row numbers."""
     low, high = band(own.dim, own.distance)
     with np.errstate(invalid="ignore"):  # some BLAS kernels raise the flag for lanes that they throw away
@@ -377,8 +377,3 @@ def _edges(own: Own, asked: Slab, unit: Single, slab: Slab) -> tuple[Int, Int]:
     edge[~edge] = own.decide(asked, rows[~edge], numbers[~edge])
     edge &= asked.numbers[rows] != numbers
     return asked.numbers[rows[edge]], numbers[edge]
-
-
-def _everywhere(world: World, slab: Slab) -> Slab:
-    """Return the rows of all ranks on every rank."""
-    return Slab(*(np.concatenate(swap(world, [a] * world.size)) for a in (slab.numbers, slab.rows, slab.squares)))

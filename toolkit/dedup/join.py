@@ -17,10 +17,10 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.dedup.exact import Float, Half, Int, chunk, cosines, dots, steps
+from toolkit.dedup.exact import Float, Half, Int, Mask, chunk, cosines, products
 from toolkit.dedup.forest import Forest
 
-Single: TypeAlias = npt.NDArray[np.float32]
+Float32: TypeAlias = npt.NDArray[np.float32]
 Pairs: TypeAlias = tuple[Int, Int]
 
 TILE_ROWS = 2048  # the largest tile looked at as a whole: 2048 x 2048 float32 are 16 MiB
@@ -69,14 +69,14 @@ class Slab:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, part: slice) -> Slab:
+    def __getitem__(self, part: slice | Mask) -> Slab:
         return Slab(self.numbers[part], self.rows[part], self.squares[part])
 
     def cut(self, size: int) -> list[Slab]:
         """Return pieces of at most `size` rows."""
         return [self[start : start + size] for start in range(0, len(self), size)]
 
-    def unit(self) -> Single:
+    def unit(self) -> Float32:
         """Return the rows scaled to length 1, (m, d); two roundings a value."""
         unit = self.rows.astype(np.float32)
         unit *= (1.0 / np.sqrt(self.squares)).astype(np.float32)[:, None]
@@ -94,11 +94,12 @@ class Block:
     def __len__(self) -> int:
         return len(self.slab)
 
+    def __getitem__(self, part: slice | Mask) -> Block:
+        return Block(self.slab[part], self.ready[part], self.error)
+
     def cut(self, size: int) -> list[Block]:
         """Return pieces of at most `size` rows."""
-        starts = range(0, len(self), size)
-        pieces = zip(starts, self.slab.cut(size), strict=True)
-        return [Block(slab, self.ready[start : start + size], self.error) for start, slab in pieces]
+        return [self[start : start + size] for start in range(0, len(self), size)]
 
 
 class Screen(Protocol):
@@ -133,6 +134,9 @@ def tile(screen: Screen, left: Block, right: Block, distance: float, forest: For
         pairs = _apart(left.slab, right.slab, pairs, forest)
     if pairs is not None and len(pairs[0]) <= FEW_PAIRS:
         _decide(left.slab, right.slab, pairs, distance, forest)
+    elif parts := _beside(left, right, forest):
+        for one, other in parts:
+            tile(screen, one, other, distance, forest)
     elif max(len(left), len(right)) > TILE_ROWS:
         size = max(TILE_ROWS, -(-max(len(left), len(right)) // 2))
         lefts = left.cut(size)
@@ -141,6 +145,19 @@ def tile(screen: Screen, left: Block, right: Block, distance: float, forest: For
             tile(screen, one, other, distance, forest)
     else:
         _whole(left, right, distance, forest)
+
+
+def _beside(left: Block, right: Block, forest: Forest) -> list[tuple[Block, Block]]:
+    """Return the tile but for the pairs inside its largest set, as tiles; none where that is no large part of it."""
+    roots = forest.find(left.slab.numbers), forest.find(right.slab.numbers)
+    sets, counts = np.unique(np.concatenate(roots), return_counts=True)
+    ours, theirs = (root == sets[counts.argmax()] for root in roots)
+    if np.count_nonzero(ours) * np.count_nonzero(theirs) < LISTED_PAIRS // 2:
+        return []
+    out = left[~ours]
+    rest = out if left is right else right[~theirs]
+    tiles = [(left[ours], rest), (out, rest), *([] if left is right else [(out, right[theirs])])]
+    return [(one, other) for one, other in tiles if len(one) and len(other)]
 
 
 def begun(screen: Screen, tiles: Iterable[tuple[Block, Block]]) -> Iterator[tuple[Block, Block]]:
@@ -187,11 +204,11 @@ def _whole(left: Block, right: Block, distance: float, forest: Forest) -> None:
         _decide(left.slab, right.slab, doubt, distance, forest)
 
 
-def _unit(block: Block) -> Single:
+def _unit(block: Block) -> Float32:
     return block.ready if isinstance(block.ready, np.ndarray) else block.slab.unit()
 
 
-def _hits(left: Block, right: Block, low: np.float32, forest: Forest) -> Iterator[tuple[Int, Int, Single]]:
+def _hits(left: Block, right: Block, low: np.float32, forest: Forest) -> Iterator[tuple[Int, Int, Float32]]:
     """Give the pairs of two sets that score `low` or more: rows, columns, scores, a piece of the tile at a time.
 
     The sets are looked at for each piece anew, so in a dense tile the first piece unites nearly all of it.
@@ -220,6 +237,7 @@ def near(left: Slab, right: Slab, rows: Int, columns: Int, distance: float) -> n
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
         i, j = rows[part], columns[part]
-        xy = dots(steps(left.rows[i]), steps(right.rows[j]))
-        result[part] = 1.0 - cosines(xy, left.squares[i], right.squares[j]) < distance
+        xx, yy = left.squares[i], right.squares[j]
+        xy = products(left.rows[i], right.rows[j], xx, yy)
+        result[part] = 1.0 - cosines(xy, xx, yy) < distance
     return result

@@ -7,10 +7,10 @@ is a ring without hops. Pairs that the ledger knows are not joined again.
 Blocks of earlier rows never travel, and never meet each other. Where there are some, the others go the whole way round,
 and in the second half of it meet earlier blocks alone.
 
-Promise: the sets depend on the rows alone. Memory of a rank, beside its rows and some 130 bytes for each: three blocks
+Promise: the sets depend on the rows alone. Memory of a rank, beside its rows and some 140 bytes for each: three blocks
 (one coming, one at work, one going), one panel of rows made ready for the screen (up to 160 MB on a CPU, 2 GB on a GPU)
-and one piece of a tile's size, one tile, the ledger's table, and for every row of the join 4 bytes (8 from 2^31 on) and
-16 for each union not yet saved.
+and two pieces of it, one tile, the ledger's table, and for every row of the join 4 bytes (8 from 2^31 on) and 16 for
+each union not yet saved.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import Block, Screen, Slab, begun, flops, tile
 from toolkit.dedup.ledger import SAVE_FLOPS, SAVES, Ledger
 from toolkit.dedup.screen import SAMPLE_ROWS, choose, seat
-from toolkit.dedup.share import Share, spread
+from toolkit.dedup.share import Share, spread, swap
 from toolkit.dedup.twins import twins
 
 MERGE_ROWS = 1 << 20  # rows of a forest that travel at once: 4 MiB, and up to 60 MB while they are united
@@ -109,15 +109,21 @@ class Held:
         return Slab(local + (first - part.start), self._rows[taken], self._lengths[taken])
 
     def sample(self, count: int) -> Slab:
-        """Return up to `count` of these rows, from all over."""
-        local = np.flatnonzero(self._chosen)
-        local = local[np.linspace(0, max(0, len(local) - 1), min(count, len(local)), dtype=np.int64)]
-        return Slab(np.arange(len(local)), self._rows[local], self._lengths[local])
+        """Return up to `count` of the rows of all ranks, from all over; all ranks come here together."""
+        local, world = np.flatnonzero(self._chosen), self._share.world
+        most = min(-(-count // world.size), len(local))
+        local = local[np.linspace(0, max(0, len(local) - 1), most, dtype=np.int64)]
+        return everywhere(world, Slab(self._share.numbers[local], self._rows[local], self._lengths[local]))
 
     def empty(self, block: int) -> Slab:
         """Return room for a block that another rank holds."""
         size = self.sizes[block]
         return Slab(np.empty(size, np.int64), np.empty((size, self.dim), np.float16), np.empty(size))
+
+
+def everywhere(world: World, slab: Slab) -> Slab:
+    """Return the rows of all ranks on every rank."""
+    return Slab(*(np.concatenate(swap(world, [a] * world.size)) for a in (slab.numbers, slab.rows, slab.squares)))
 
 
 @dataclass

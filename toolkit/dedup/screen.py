@@ -7,9 +7,13 @@ overlook, so the sets are those of the definition with any of them, and the choi
 from __future__ import annotations
 
 import socket
+from itertools import combinations_with_replacement
+
+import numpy as np
 
 from toolkit.data.world import World
 from toolkit.dedup import join
+from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import Block, Pairs, Screen, Slab, flops
 from toolkit.dedup.shadow import Directions, principal
 from toolkit.errors import UserError
@@ -18,8 +22,8 @@ PANEL_BYTES = 48 << 20  # 16,384 rows of 768 float32 values: making a piece read
 SMALL_FLOPS = 5 * 10**11  # some seconds in float32 on two cores: not worth the import of torch
 # 20 s of some cores with AMX: as long as a GPU takes to be woken up and its kernels to be compiled for the first time.
 LARGE_FLOPS = 2 * 10**13
-# Half of the sample gives the directions, the other half, two blocks of 2,048 rows, shows how many pairs they leave: on
-# the rows that gave them, directions look better than they are.
+# Half of the sample gives the directions, the other half shows how many pairs they leave: on the rows that gave them,
+# directions look better than they are.
 SAMPLE_ROWS = 8192
 TRIAL_ROWS = 1024
 MANY = 20  # times as many rows as values: then finding the directions, d^3 steps, takes a small part of the join
@@ -46,13 +50,13 @@ class Single:
 
 
 def choose(rows: int, sample: Slab, distance: float, device: str = "auto", place: int = 0) -> Screen:
-    """Return the screen that should take the least time; sample: up to SAMPLE_ROWS of the rows, from all over.
+    """Return the screen that should take the least time; sample: about SAMPLE_ROWS of the rows, from all over.
 
     device: as the option `dedup.device` says · place: which of the ranks on its node this is. Raises UserError where
     a GPU is asked for and there is none.
     """
-    dim = sample.rows.shape[1]
-    if device == "cuda" or (device == "auto" and flops(rows, dim) >= LARGE_FLOPS):
+    work = flops(rows, sample.rows.shape[1])
+    if device == "cuda" or (device == "auto" and work >= LARGE_FLOPS):
         found = _gpu(rows, sample, distance, place)
         if found is not None:
             return found
@@ -61,17 +65,9 @@ def choose(rows: int, sample: Slab, distance: float, device: str = "auto", place
                 "dedup.device is cuda, and PyTorch finds no GPU here: it is not installed, was built without CUDA, or "
                 "the job was given no GPU. Install torch with CUDA, ask for a GPU (executor gres), or give auto."
             )
-    if len(sample) < SAMPLE_ROWS or flops(rows, dim) < SMALL_FLOPS:
-        return Single(dim)
-    try:
-        from toolkit.dedup import cpu
-    except ImportError:
-        return Single(dim)
-    known, fresh = sample[::2], sample[1::2]
-    slowness, dtype = min(((cpu.slowness(dtype, TRIAL_ROWS, dim), dtype) for dtype in cpu.BITS), key=lambda one: one[0])
-    screens = [cpu.Cpu(dim, distance, shorter, dtype) for shorter in (None, *lengths(rows, known))]
-    costs = [cost(screen, fresh, slowness * screen.values / dim) for screen in screens]
-    return screens[costs.index(min(costs))] if min(costs) < 1 else Single(dim)
+    if len(sample) < SAMPLE_ROWS // 2 or work < SMALL_FLOPS:
+        return Single(sample.rows.shape[1])
+    return _cpu(rows, sample, distance)
 
 
 def _gpu(rows: int, sample: Slab, distance: float, place: int) -> Screen | None:
@@ -79,8 +75,37 @@ def _gpu(rows: int, sample: Slab, distance: float, place: int) -> Screen | None:
         from toolkit.dedup import cuda
     except ImportError:
         return None
-    device = cuda.one(place)
-    return None if device is None else cuda.choose(rows, sample, distance, device)
+    device = cuda.gpu(place)
+    return None if device is None else cuda.choose(rows, *halves(sample, distance), distance, device)
+
+
+def _cpu(rows: int, sample: Slab, distance: float) -> Screen:
+    dim = sample.rows.shape[1]
+    try:
+        from toolkit.dedup import cpu
+    except ImportError:
+        return Single(dim)
+    known, fresh = halves(sample, distance)
+    slowness, dtype = min(((cpu.slowness(dtype, TRIAL_ROWS, dim), dtype) for dtype in cpu.BITS), key=lambda one: one[0])
+    screens = [cpu.Cpu(dim, distance, shorter, dtype) for shorter in (None, *lengths(rows, known))]
+    costs = [cost(screen, fresh, slowness * screen.values / dim) for screen in screens]
+    return screens[costs.index(min(costs))] if min(costs) < 1 else Single(dim)
+
+
+def halves(sample: Slab, distance: float) -> tuple[Slab, Slab]:
+    """Return rows to make shadows from, and other ones to try them on: one of each set, at least two.
+
+    A near-equal set (a placeholder image in many files) holds many pairs, and once it is one set they cost nothing.
+    """
+    fresh = sample[1::2]
+    fresh = Slab(np.arange(len(fresh)), fresh.rows, fresh.squares)
+    single, forest = Single(fresh.rows.shape[1]), Forest(max(2, len(fresh)))
+    blocks = [single.ready(part) for part in fresh.cut(join.TILE_ROWS)]
+    for left, right in combinations_with_replacement(blocks, 2):
+        join.tile(single, left, right, distance, forest)
+    first = forest.roots()[: len(fresh)] == fresh.numbers
+    first[:2] = True
+    return sample[::2], fresh[first]
 
 
 def seat(world: World) -> int:
@@ -103,6 +128,9 @@ def cost(screen: Screen, fresh: Slab, product: float) -> float:
 
     It is counted, not timed: on a busy machine, times of single tiles say little.
     """
-    left, right = (screen.ready(half) for half in fresh.cut(len(fresh) // 2))
-    pairs = screen.suspects(left, right)
-    return product + (1.0 if pairs is None else min(1.0, len(pairs[0]) / join.FEW_PAIRS))
+    middle = len(fresh) // 2
+    pairs = screen.suspects(screen.ready(fresh[:middle]), screen.ready(fresh[middle:]))
+    if pairs is None:
+        return product + 1.0
+    share = len(pairs[0]) / (middle * (len(fresh) - middle))
+    return product + min(1.0, share * join.TILE_ROWS**2 / join.FEW_PAIRS)

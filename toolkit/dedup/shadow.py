@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.dedup.join import Single
+from toolkit.dedup.join import Float32
 
 UNIT = 2.0**-24  # unit round-off of float32
 
@@ -24,7 +24,7 @@ UNIT = 2.0**-24  # unit round-off of float32
 class Directions:
     """Nearly orthonormal rows P, and how nearly."""
 
-    vectors: Single  # (p, d)
+    vectors: Float32  # (p, d)
     skew: float  # bound on the spectral norm of P P^T - 1
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Directions:
         return Directions(self.vectors[:count], self.skew)
 
 
-def principal(unit: Single, count: int) -> Directions:
+def principal(unit: Float32, count: int) -> Directions:
     """Return the `count` principal directions of a sample of unit rows (m, d), most important first.
 
     They are not centred: what all rows have in common (CLIP's narrow cone) is the first, and costs one value.
@@ -47,7 +47,20 @@ def principal(unit: Single, count: int) -> Directions:
     return Directions(vectors, float(np.linalg.norm(gram)) + 1e-9)  # Frobenius, and what float64 may have lost
 
 
-def cast(unit: Single, directions: Directions | None) -> tuple[Single, float]:
+def off(directions: Directions | None, dim: int) -> float:
+    """Return D, how far computed products with the directions may lie from the true ones, as a vector (`cast`)."""
+    return 0.0 if directions is None else 1.01 * len(directions) ** 0.5 * (dim + 8) * UNIT
+
+
+def error(directions: Directions | None, dim: int) -> float:
+    """Return e, what the shadows of rows of `dim` values may be off (`cast`)."""
+    if directions is None:
+        return 4.0 * UNIT
+    far = off(directions, dim)
+    return far + far**2 + directions.skew
+
+
+def cast(unit: Float32, directions: Directions | None) -> tuple[Float32, float]:
     """Return shadows (m, p + 1) of rows (m, d), and their error e; without directions the shadow is the row.
 
     `unit` holds rows x of length 1 as Slab.unit makes them, off by less than 3u each, u = 2^-24. For two rows x, y and
@@ -60,13 +73,12 @@ def cast(unit: Single, directions: Directions | None) -> tuple[Single, float]:
     allows, so it is never below |Nx|. Together x.y <= s.t + D |t| + D |s| + D^2 + E, hence e = D + D^2 + E.
     """
     if directions is None:
-        return unit, 4.0 * UNIT
+        return unit, error(None, unit.shape[1])
     count, dim = directions.vectors.shape
-    off = 1.01 * np.sqrt(count) * (dim + 8) * UNIT
     shadow = np.empty((len(unit), count + 1), dtype=np.float32)
     shadow[:, :-1] = unit @ directions.vectors.T
     lengths = np.sqrt(np.einsum("ij,ij->i", shadow[:, :-1], shadow[:, :-1], dtype=np.float64))
-    short = np.maximum(0.0, lengths - off - 1e-12) ** 2 / (1.0 + directions.skew)
+    short = np.maximum(0.0, lengths - off(directions, dim) - 1e-12) ** 2 / (1.0 + directions.skew)
     rest = np.sqrt(np.maximum(0.0, 1.0 - short)).astype(np.float32)
     shadow[:, -1] = np.nextafter(rest, np.float32(2.0))
-    return shadow, float(off + off**2 + directions.skew)
+    return shadow, error(directions, dim)

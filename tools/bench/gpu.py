@@ -27,7 +27,7 @@ import torch
 
 from toolkit.data.world import ALONE
 from toolkit.dedup.cpu import Cpu
-from toolkit.dedup.cuda import CAPACITY, LENGTHS, Cuda, Finder, Products, agree, one
+from toolkit.dedup.cuda import CAPACITY, LENGTHS, Cuda, Finder, Products, agree, gpu
 from toolkit.dedup.exact import squares
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import Block, Slab, flops
@@ -42,7 +42,7 @@ DIM = 768
 ROWS = (250_000, 1_000_000)
 # Other ways to cut the kernel's work, one change at a time.
 SHAPES = ({"stages": 3}, {"group": 4}, {"group": 16}, {"columns": 128, "warps": 4, "stages": 3})
-GPU = one(0)
+GPU = gpu(0)
 DEVICE = GPU or torch.device("cpu")
 
 
