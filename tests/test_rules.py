@@ -47,8 +47,8 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 WRITERS = {"run/files.py"}
-# dedup/cpu.py times two matrix products to choose the faster: no output depends on it.
-CLOCKS = {"run/clock.py", "dedup/cpu.py"}
+# dedup/screens/cpu.py times two matrix products to choose the faster: no output depends on it.
+CLOCKS = {"run/clock.py", "dedup/screens/cpu.py"}
 
 # Methods of paths and functions of os that change a file system. `replace` and `remove` are methods of strings and
 # lists too: of those only `os.replace`, `os.remove` and a `replace` with one argument are taken for a path's.

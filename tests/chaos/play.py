@@ -30,8 +30,9 @@ from tests.chaos.disk import Crash, Disk, Reading
 from tests.crawl import tree
 from toolkit.config import Config
 from toolkit.data.stage import Stage, Stopped
-from toolkit.dedup import ring, screen
+from toolkit.dedup import ring
 from toolkit.dedup import stage as dedup
+from toolkit.dedup.screens import choice
 from toolkit.demo import show
 from toolkit.errors import UserError, WorkError
 from toolkit.recipe import STAGES
@@ -260,7 +261,7 @@ class Play:
             put(dedup, "block_rows", lambda rows: BLOCK_ROWS)
             put(ring, "SAVE_FLOPS", 0)
             put(ring, "SAVES", 10**9)
-            put(screen, "PANEL_BYTES", 1)
+            put(choice, "PANEL_BYTES", 1)
             yield self
 
     def _token(self) -> str:

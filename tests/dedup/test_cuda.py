@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.dedup import cpu, cuda, join
-from toolkit.dedup.cuda import Cuda, Products
+from toolkit.dedup import join
 from toolkit.dedup.exact import squares
 from toolkit.dedup.join import Slab
-from toolkit.dedup.screen import choose, seat
-from toolkit.dedup.shadow import principal
+from toolkit.dedup.screens import cpu, cuda
+from toolkit.dedup.screens.choice import choose, seat
+from toolkit.dedup.screens.cuda import Cuda, Products
+from toolkit.dedup.screens.shadow import principal
 from toolkit.errors import UserError
 
 CPU = torch.device("cpu")
@@ -233,8 +234,8 @@ def test_finders_that_lose_or_invent_a_pair_do_not_agree(width):
 INTERPRETED = """
 import sys
 import numpy as np, torch
-from toolkit.dedup import cuda
-from toolkit.dedup.kernel import Fused, Shape
+from toolkit.dedup.screens import cuda
+from toolkit.dedup.screens.kernel import Fused, Shape
 
 device, shape = torch.device("cpu"), Shape(rows=32, columns=64, depth=16, group=2, warps=4, stages=2)
 fused, plain = Fused(device, 1 << 16, shape), cuda.Products(device, torch.float32)
@@ -278,7 +279,7 @@ def test_the_fused_kernel_agrees_with_torch_on_this_gpu(width):
     device = torch.device("cuda")
     if not TRITON or torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("the kernels need Triton and a GPU of Hopper's kind or later")
-    from toolkit.dedup.kernel import Fused
+    from toolkit.dedup.screens.kernel import Fused
 
     for rows in (257, 3000, 9001):
         assert cuda.agree(Fused(device, cuda.CAPACITY), Products(device), device, width, rows)

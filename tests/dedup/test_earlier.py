@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from itertools import combinations_with_replacement, product
 from pathlib import Path
@@ -24,7 +25,7 @@ from toolkit.dedup.exact import squares
 from toolkit.dedup.ring import falls, laps
 from toolkit.dedup.share import Share
 from toolkit.dedup.twins import twins
-from toolkit.errors import UserError
+from toolkit.errors import UserError, WorkError
 from toolkit.run.plain import run_stage
 
 from .test_dedup_stage import write
@@ -267,16 +268,20 @@ def test_features_of_another_encoder_are_refused(crawls, tmp_path, made):
     paths, _ = crawls
     rng = np.random.default_rng(5)
     write(tmp_path / "wide.h5", made.scattered(rng, 2, 64), made.some_ids(rng, 2))
-    with pytest.raises(UserError, match=r"wide.h5 have 64 values a row, those before it 32"):
+    with pytest.raises(UserError, match=r"wide.h5, which .* names, have the dim 64, those of .*new-0.h5 32"):
         run(tmp_path, paths, "wide.h5")
     for name, weights in (("one", "aa"), ("two", "bb")):
         with (tmp_path / f"{name}.h5").open("w+b") as sink:
             said = {"encoder": "clip", "weights": weights}
             rows, ids = made.scattered(rng, 2, 32), made.some_ids(rng, 2)
             features.write(sink, ids=ids, image=[rows], dim=32, attributes=said)
-    with pytest.raises(UserError, match=r"two.h5, which .* names, have the weights bb, those of this crawl aa"):
+    with pytest.raises(UserError, match=r"two.h5, which .* names, have the weights bb, those of .*one.h5 aa"):
         run(tmp_path, [tmp_path / "one.h5"], "two.h5")
     assert len(run(tmp_path, paths, "two.h5")) == 6  # the crawl's own files do not say
+    with pytest.raises(UserError, match=r"two.h5 have the weights bb, those of .*one.h5 aa"):
+        run(tmp_path, [paths[0], tmp_path / "one.h5", tmp_path / "two.h5"])
+    with pytest.raises(UserError, match=r"(one|two).h5, which .* have the weights (aa|bb), those of .*(two|one).h5"):
+        run(tmp_path, paths, "one.h5", "two.h5")
 
 
 def test_what_is_no_run_and_no_file_of_features_is_refused(crawls, tmp_path):
@@ -286,8 +291,11 @@ def test_what_is_no_run_and_no_file_of_features_is_refused(crawls, tmp_path):
     with pytest.raises(UserError, match="no run folder"):
         run(tmp_path, paths, ".")
     (tmp_path / "text.h5").write_text("no HDF5")
-    with pytest.raises(UserError, match=r"dedup.earlier names .*text.h5.*not HDF5"):
+    with pytest.raises(WorkError, match=r"dedup.earlier names .*text.h5.*not HDF5"):
         run(tmp_path, paths, "text.h5")
+    os.mkfifo(tmp_path / "pipe.h5")
+    with pytest.raises(UserError, match=r"pipe.h5, which is neither a folder nor a file"):
+        run(tmp_path, paths, "pipe*")
 
 
 def test_a_scope_that_never_looks_at_earlier_rows_is_refused(tmp_path):

@@ -12,9 +12,9 @@ import pytest
 from toolkit.data.stage import Stopped
 from toolkit.data.world import ALONE
 from toolkit.dedup import ring as rings
-from toolkit.dedup import screen
 from toolkit.dedup.ledger import PAIR_FLOPS, SUFFIX, Ledger
 from toolkit.dedup.ring import components
+from toolkit.dedup.screens import choice
 from toolkit.dedup.share import Share
 from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME
@@ -38,7 +38,7 @@ def join(ring, rows, monkeypatch):
     """Join by some ranks with this checkpoint, saving at every turn; stop after so many looks."""
     monkeypatch.setattr(rings, "SAVE_FLOPS", 0)
     monkeypatch.setattr(rings, "SAVES", 10**9)
-    monkeypatch.setattr(screen, "PANEL_BYTES", 1)
+    monkeypatch.setattr(choice, "PANEL_BYTES", 1)
 
     def work(checkpoint: object, ranks: int = 1, looks: int = 10**9) -> list[int]:
         def one(world) -> list[int]:

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 
 from toolkit.data.world import ALONE
-from toolkit.dedup import exact, forest, join, screen
+from toolkit.dedup import exact, forest, join
 from toolkit.dedup import ring as module
-from toolkit.dedup import survivors as choice
+from toolkit.dedup import survivors as keeping
 from toolkit.dedup.exact import squares
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.ledger import Ledger
 from toolkit.dedup.ring import components
-from toolkit.dedup.screen import Single
+from toolkit.dedup.screens import choice
+from toolkit.dedup.screens.choice import Single
 from toolkit.dedup.share import Share
 from toolkit.dedup.survivors import survivors
 
@@ -66,10 +67,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         (exact, "CHUNK_VALUES", 1 << 12),
         (join, "TILE_ROWS", 64),
         (join, "PIECE_PAIRS", 1 << 10),
-        (screen, "PANEL_BYTES", 64 * 4 * DIM),
-        (choice, "WINDOW_ROWS", 64),
-        (choice, "CACHED_ROWS", 16),
-        (choice, "SCAN_ROWS", 256),
+        (choice, "PANEL_BYTES", 64 * 4 * DIM),
+        (keeping, "WINDOW_ROWS", 64),
+        (keeping, "CACHED_ROWS", 16),
+        (keeping, "SCAN_ROWS", 256),
         (module, "MERGE_ROWS", 256),
         (forest, "ROOT_ROWS", 256),
     ):
@@ -157,7 +158,7 @@ from toolkit.run.plain import run_stage
 
 kind, rows, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 if sys.argv[4] == "screened":
-    from toolkit.dedup.cpu import Cpu
+    from toolkit.dedup.screens.cpu import Cpu
 
     ring.choose = lambda rows, sample, distance, *_: Cpu(64, distance)
 rng = np.random.default_rng(3)

@@ -12,10 +12,10 @@ from hypothesis.extra import numpy as hnp
 from toolkit.data.stage import Stopped
 from toolkit.dedup import ledger as ledgers
 from toolkit.dedup import ring as module
-from toolkit.dedup import screen
 from toolkit.dedup import twins as hashing
 from toolkit.dedup.exact import squares
 from toolkit.dedup.ring import falls, laps
+from toolkit.dedup.screens import choice
 from toolkit.dedup.share import FEW_BLOCKS, MAX_BLOCKS, MAX_ROWS, MIN_ROWS, Share, block_rows, swap
 from toolkit.dedup.survivors import survivors
 from toolkit.dedup.twins import twins
@@ -59,7 +59,7 @@ def test_clusters_around_the_limit(ring, reference, made, dim, ranks):
 @pytest.mark.parametrize("panel", [1, 6, 100])
 @pytest.mark.parametrize("ranks", RANKS)
 def test_a_chain_through_all_ranks_is_one_set(ring, made, monkeypatch, ranks, panel):
-    monkeypatch.setattr(screen, "PANEL_BYTES", panel * 4 * 8)  # rows of 8 float32 values
+    monkeypatch.setattr(choice, "PANEL_BYTES", panel * 4 * 8)  # rows of 8 float32 values
     monkeypatch.setattr(module, "MERGE_ROWS", 11)
     rows = made.chained(150, 8, angle=0.04)[np.random.default_rng(1).permutation(150)]
     assert set(ring.sets(rows, 0.001, 3, ranks, tile=2)) == {0}

@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from toolkit.dedup import cpu, join, screen
+from toolkit.dedup import join
 from toolkit.dedup import ring as module
-from toolkit.dedup.cpu import Cpu, floor_bits, lowered
 from toolkit.dedup.exact import squares
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import Slab, tile
-from toolkit.dedup.screen import SAMPLE_ROWS, Single, choose
-from toolkit.dedup.shadow import Directions, cast, principal
+from toolkit.dedup.screens import choice, cpu
+from toolkit.dedup.screens.choice import SAMPLE_ROWS, Single, choose
+from toolkit.dedup.screens.cpu import Cpu, floor_bits, lowered
+from toolkit.dedup.screens.shadow import Directions, cast, principal
 
 COARSE = st.sampled_from([-1.0, -0.5, -(2.0**-24), 0.0, 2.0**-24, 0.25, 0.5, 1.0])
 FEW = st.tuples(st.integers(2, 20), st.integers(2, 6))
@@ -297,9 +298,9 @@ def test_all_ranks_choose_by_rows_from_all_over_the_join(ring, made, monkeypatch
 
 def test_without_torch_there_is_no_screen(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "toolkit.dedup.cpu", raising=False)
-    monkeypatch.delattr("toolkit.dedup.cpu", raising=False)
-    assert isinstance(screen.choose(10**7, crawl(SAMPLE_ROWS, 16), 0.1), Single)
+    monkeypatch.delitem(sys.modules, "toolkit.dedup.screens.cpu", raising=False)
+    monkeypatch.delattr("toolkit.dedup.screens.cpu", raising=False)
+    assert isinstance(choice.choose(10**7, crawl(SAMPLE_ROWS, 16), 0.1), Single)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])

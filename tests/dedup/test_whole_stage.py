@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from toolkit.config.config import check
 from toolkit.data import features
 from toolkit.dedup import ring as rings
-from toolkit.dedup import screen
 from toolkit.dedup import stage as module
-from toolkit.dedup import survivors as choice
+from toolkit.dedup import survivors as keeping
+from toolkit.dedup.screens import choice
 from toolkit.run.plain import run_stage
 
 RANKS = (1, 2, 3, 4, 7)
@@ -123,9 +123,9 @@ def test_the_table_is_that_of_the_definition(
     expected = reference.choose(plain, roots, [one.tobytes() for one in ids], keep)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "block_rows", lambda rows: block)
-        patch.setattr(choice, "WINDOW_ROWS", int(rng.choice([1, 7, 4096])))
+        patch.setattr(keeping, "WINDOW_ROWS", int(rng.choice([1, 7, 4096])))
         patch.setattr(rings, "MERGE_ROWS", 5)
-        patch.setattr(screen, "PANEL_BYTES", int(rng.choice([1, 1 << 20])))
+        patch.setattr(choice, "PANEL_BYTES", int(rng.choice([1, 1 << 20])))
         found, drops = by_ranks(ring, np.split(rows, np.cumsum(sizes)[:-1]), ids, ranks, distance=distance, keep=keep)
     names = features.unpacked(ids)
     stays = [row for row, _, _ in expected]
@@ -142,7 +142,7 @@ def test_the_table_is_that_of_the_definition(
 def test_one_set_as_large_as_everything(ring, made, monkeypatch, kind, ranks) -> None:
     """Shards of a row, of none and of many; the set reaches over all ranks."""
     monkeypatch.setattr(module, "block_rows", lambda rows: 16)
-    monkeypatch.setattr(choice, "WINDOW_ROWS", 50)
+    monkeypatch.setattr(keeping, "WINDOW_ROWS", 50)
     rng = np.random.default_rng(17)
     rows, ids = getattr(Rows, kind)(made, rng, 203, 8), made.some_ids(rng, 203)
     distance = link(203) if kind == "chained" else 0.1

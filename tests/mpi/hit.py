@@ -23,8 +23,9 @@ from mpi4py import MPI
 
 from toolkit import cli
 from toolkit.data import world
-from toolkit.dedup import ring, screen, stage
+from toolkit.dedup import ring, stage
 from toolkit.dedup.ledger import Ledger
+from toolkit.dedup.screens import choice
 from toolkit.run import files, mpi
 
 WHERE = {
@@ -104,5 +105,5 @@ wrap(Ledger, "save", lambda *_: log("sent", RANK))
 wrap(Ledger, "_write", lambda *_: None, lambda *_: log("saved", RANK))
 wrap(Ledger, "note", lambda _, one, other, *rest: log("pair", RANK, min(one, other), max(one, other)))
 stage.block_rows = lambda rows: 512  # 18 blocks and 171 pairs
-ring.SAVE_FLOPS, ring.SAVES, screen.PANEL_BYTES, ring.MERGE_ROWS = 0, 10**9, 1, 1000
+ring.SAVE_FLOPS, ring.SAVES, choice.PANEL_BYTES, ring.MERGE_ROWS = 0, 10**9, 1, 1000
 sys.exit(cli.main())

@@ -11,11 +11,12 @@ import tracemalloc
 
 import numpy as np
 
-from toolkit.dedup import exact, forest, join, ring, screen
-from toolkit.dedup import survivors as choice
+from toolkit.dedup import exact, forest, join, ring
+from toolkit.dedup import survivors as keeping
 from toolkit.dedup.ledger import Ledger
 from toolkit.dedup.ring import components
-from toolkit.dedup.screen import Single
+from toolkit.dedup.screens import choice
+from toolkit.dedup.screens.choice import Single
 from toolkit.dedup.share import Share
 from toolkit.dedup.survivors import survivors
 from toolkit.run import mpi
@@ -23,7 +24,7 @@ from toolkit.run import mpi
 DIM, BLOCK, DISTANCE = 32, 64, 0.05
 
 exact.CHUNK_VALUES, join.TILE_ROWS, join.PIECE_PAIRS = 1 << 12, 64, 1 << 10
-screen.PANEL_BYTES, choice.WINDOW_ROWS, choice.CACHED_ROWS, choice.SCAN_ROWS = 64 * 4 * DIM, 64, 16, 256
+choice.PANEL_BYTES, keeping.WINDOW_ROWS, keeping.CACHED_ROWS, keeping.SCAN_ROWS = 64 * 4 * DIM, 64, 16, 256
 ring.MERGE_ROWS, forest.ROOT_ROWS = 256, 256
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from mpi4py import MPI
 
 from toolkit import cli
-from toolkit.dedup import ring, screen
+from toolkit.dedup import ring
+from toolkit.dedup.screens import choice
 
 RANK = MPI.COMM_WORLD.rank
 plain, count = ring.tile, itertools.count(1)
@@ -39,5 +40,5 @@ def fault(kind: str) -> None:
 
 
 ring.tile = tile
-ring.SAVE_FLOPS, ring.SAVES, screen.PANEL_BYTES = 0, 10**9, 1
+ring.SAVE_FLOPS, ring.SAVES, choice.PANEL_BYTES = 0, 10**9, 1
 sys.exit(cli.main())

@@ -1,6 +1,6 @@
 """The exact join of two blocks: every pair of rows with `1 - cos < distance`, united in a forest tile by tile.
 
-A screen (screen.py) names the pairs of a tile that may be edges, among them every edge, and exact.py decides each in
+A screen (screens/) names the pairs of a tile that may be edges, among them every edge, and exact.py decides each in
 integers. Where a tile has too many of them it is cut, and at last looked at as a whole in float32: that product's error
 has a proven bound (`margin`), so scores above the band are edges, scores below are not, and only those inside are
 decided one by one. Nothing is missed, nothing invented, and the sets do not depend on screen, tile size, threads or

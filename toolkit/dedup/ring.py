@@ -28,7 +28,7 @@ from toolkit.dedup.exact import Float, Half, Mask, squares
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import Block, Screen, Slab, begun, flops, tile
 from toolkit.dedup.ledger import SAVE_FLOPS, SAVES, Ledger
-from toolkit.dedup.screen import SAMPLE_ROWS, choose, seat
+from toolkit.dedup.screens.choice import SAMPLE_ROWS, choose, seat
 from toolkit.dedup.share import Share, spread, swap
 from toolkit.dedup.twins import twins
 

@@ -29,12 +29,12 @@ import torch
 
 from toolkit.data.features import write
 from toolkit.data.world import ALONE
-from toolkit.dedup.cpu import Cpu
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import TILE_ROWS, Screen, flops
 from toolkit.dedup.ledger import Ledger
 from toolkit.dedup.ring import components
-from toolkit.dedup.screen import Single
+from toolkit.dedup.screens.choice import Single
+from toolkit.dedup.screens.cpu import Cpu
 from toolkit.dedup.share import Share, block_rows
 from toolkit.run.plain import Scratch
 from toolkit.run.plan import JOIN_RATE

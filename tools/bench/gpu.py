@@ -26,15 +26,15 @@ import numpy.typing as npt
 import torch
 
 from toolkit.data.world import ALONE
-from toolkit.dedup.cpu import Cpu
-from toolkit.dedup.cuda import CAPACITY, LENGTHS, Cuda, Finder, Products, agree, gpu
 from toolkit.dedup.exact import squares
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import Block, Slab, flops
 from toolkit.dedup.ledger import Ledger
 from toolkit.dedup.ring import components
-from toolkit.dedup.screen import SAMPLE_ROWS
-from toolkit.dedup.shadow import Directions, principal
+from toolkit.dedup.screens.choice import SAMPLE_ROWS
+from toolkit.dedup.screens.cpu import Cpu
+from toolkit.dedup.screens.cuda import CAPACITY, LENGTHS, Cuda, Finder, Products, agree, gpu
+from toolkit.dedup.screens.shadow import Directions, principal
 from toolkit.dedup.share import Share, block_rows
 
 DISTANCE = 0.1
@@ -172,7 +172,7 @@ def kernel(**shape: int) -> Finder:
     """Return the fused kernel, in another shape where told."""
     if GPU is None:
         raise ValueError("there is no GPU")
-    from toolkit.dedup.kernel import HOPPER, Fused
+    from toolkit.dedup.screens.kernel import HOPPER, Fused
 
     return Fused(GPU, CAPACITY, HOPPER._replace(**shape))
 

@@ -20,10 +20,10 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 import torch
 
-from toolkit.dedup.cpu import BITS, floor_bits, lowered, rounded
 from toolkit.dedup.exact import Half, Mask
 from toolkit.dedup.join import Block, Float32, Pairs, Slab
-from toolkit.dedup.shadow import Directions, error, principal
+from toolkit.dedup.screens.cpu import BITS, floor_bits, lowered, rounded
+from toolkit.dedup.screens.shadow import Directions, error, principal
 
 Codes: TypeAlias = torch.Tensor  # pairs of a tile of n columns, row * n + column (p,)
 
@@ -250,7 +250,7 @@ def best(device: torch.device, width: int) -> Finder:
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
         return plain
     try:
-        from toolkit.dedup.kernel import Fused
+        from toolkit.dedup.screens.kernel import Fused
 
         fused = Fused(device, CAPACITY)
         return fused if agree(fused, plain, device, width) else plain
@@ -287,7 +287,7 @@ def gpu(place: int) -> torch.device | None:
 
 
 def choose(rows: int, known: Slab, fresh: Slab, distance: float, device: str | torch.device) -> Cuda:
-    """Return the screen that should take the least time for so many rows, counted, not timed (screen.halves)."""
+    """Return the screen that should take the least time for so many rows, counted, not timed (choice.halves)."""
     dim = known.rows.shape[1]
     lengths = [count for count in LENGTHS if count < dim] if rows >= MANY * dim and len(known) > dim else []
     longest = principal(known.unit(), max(lengths)) if lengths else None

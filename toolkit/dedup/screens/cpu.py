@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from toolkit.dedup.join import LISTED_PAIRS, TILE_ROWS, Block, Pairs, Slab
-from toolkit.dedup.shadow import UNIT, Directions, cast
+from toolkit.dedup.screens.shadow import UNIT, Directions, cast
 
 PANEL_BYTES, STORED_BYTES = 32 << 20, 128 << 20  # of a panel: shadows, and at most so much of the rows that they are of
 BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}

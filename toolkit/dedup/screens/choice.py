@@ -15,7 +15,7 @@ from toolkit.data.world import World
 from toolkit.dedup import join
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import Block, Pairs, Screen, Slab, flops
-from toolkit.dedup.shadow import Directions, principal
+from toolkit.dedup.screens.shadow import Directions, principal
 from toolkit.errors import UserError
 
 PANEL_BYTES = 48 << 20  # 16,384 rows of 768 float32 values: making a piece ready costs a tenth of one of its tiles
@@ -72,7 +72,7 @@ def choose(rows: int, sample: Slab, distance: float, device: str = "auto", place
 
 def _gpu(rows: int, sample: Slab, distance: float, place: int) -> Screen | None:
     try:
-        from toolkit.dedup import cuda
+        from toolkit.dedup.screens import cuda
     except ImportError:
         return None
     device = cuda.gpu(place)
@@ -82,7 +82,7 @@ def _gpu(rows: int, sample: Slab, distance: float, place: int) -> Screen | None:
 def _cpu(rows: int, sample: Slab, distance: float) -> Screen:
     dim = sample.rows.shape[1]
     try:
-        from toolkit.dedup import cpu
+        from toolkit.dedup.screens import cpu
     except ImportError:
         return Single(dim)
     known, fresh = halves(sample, distance)
