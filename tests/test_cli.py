@@ -50,6 +50,15 @@ def test_an_unforeseen_error_has_its_trace_with_debug(monkeypatch: pytest.Monkey
         cli.main()
 
 
+def test_what_an_error_quotes_does_nothing_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert danqing(monkeypatch, "plan", "\x1b[31m\u202e\nx.yaml") == 2
+    said = capsys.readouterr().err
+    assert r"\x1b[31m\u202e x.yaml" in said
+    assert said.isascii() and said.count("\n") == 1 and "\x1b" not in said
+
+
 def run_folder(root: Path) -> Path:
     """A run folder as far as it can be told from the outside."""
     root.mkdir()

@@ -509,7 +509,13 @@ def main() -> None:
 
 
 def _told(error: Exception) -> str:
-    """Return the one paragraph that an error is shown as."""
+    """Return the one paragraph that an error is shown as; what it quotes of files may be hostile."""
+    from toolkit.data.visible import visible
+
+    return visible(" ".join(_plain(error).split()))
+
+
+def _plain(error: Exception) -> str:
     if isinstance(error, UserError | WorkError):
         return str(error)
     if isinstance(error, OSError):

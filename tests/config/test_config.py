@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from toolkit.config import load, resolve
-from toolkit.config.config import digest
+from toolkit.config.config import InputFile, check, digest
 from toolkit.config.embed import BEFORE_DEDUP, BY_ALIGN
 from toolkit.data.pair import owner, schema
 from toolkit.errors import UserError
@@ -37,6 +37,7 @@ def write(folder: Path, text: str, name: str = "c.yaml") -> str:
         (SMALL + "dedup: {best: width}\n", ["dedup", "keep: best"]),
         (SMALL + "dedup: {keep: best, best: url}\n", ["best names url", "chars, ", "sharpness"]),
         (SMALL + "dedup: {keep: best, best: -cosine, scope: batch}\n", ["-cosine is measured after dedup"]),
+        (SMALL + "dedup: {backend: faiss, device: cuda}\n", ["dedup", "FAISS takes a GPU by itself"]),
         ("- a\n- b\n", ["holds list"]),
         ("a: [1\n", ["not valid YAML"]),
         ("a: !!python/object/apply:os.system ['true']\n", ["not valid YAML"]),
@@ -106,6 +107,21 @@ def test_digest_covers_recipe_and_inputs_and_nothing_else(tmp_path: Path, monkey
     assert of("fetch.timeout_s=3") != same
     (tmp_path / "b.gz").write_bytes(b"two")
     assert of() != same
+
+
+def test_a_run_that_was_begun_before_an_option_existed_goes_on() -> None:
+    """The digest of a commit before best, lists, probes and earlier."""
+    tree = {"input": {"kind": "table", "paths": ["/in/*.parquet"]}}
+    inputs = [InputFile("/in/a.parquet", 10), InputFile("/in/b.parquet", 20)]
+
+    def of(*contents: str, **dedup: object) -> str:
+        return digest(check(tree | {"dedup": dedup}, "test"), inputs, contents)
+
+    there = "c75edcbe8f504251f231d040c41d9807"
+    assert of() == of(device="cuda") == of(lists=7, probes=9) == there  # exact reads neither lists nor probes
+    others = [of(keep="best", best="width"), of("x", earlier=["x.h5"]), of(backend="faiss")]
+    others += [of(backend="faiss", lists=7), of(backend="faiss", probes=9)]
+    assert len({there, *others}) == 6
 
 
 def test_digest_follows_the_content_of_a_list_not_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

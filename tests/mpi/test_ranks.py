@@ -49,6 +49,13 @@ def test_a_stage_that_ranks_do_not_share_is_refused(launch, inputs, tmp_path):
     assert "only dedup and merge are shared by ranks" in done.stderr
 
 
+def test_what_an_error_quotes_does_nothing_to_the_terminal(launch, tmp_path):
+    output = tmp_path / "x.parquet"
+    done = launch(2, "-m", "toolkit", "stage", "merge", "--input", "\x1b[31mx.h5", "--output", output)
+    assert done.returncode == 2
+    assert r"\x1b[31mx.h5 matches no file" in done.stderr and "\x1b" not in done.stderr
+
+
 @pytest.fixture
 def finished(embedded) -> dict[str, str]:
     """What a run publishes in dedup and merge with one rank."""

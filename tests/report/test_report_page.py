@@ -17,13 +17,13 @@ from selectolax.lexbor import LexborHTMLParser
 from tests.crawl import danqing
 from tests.report.hostile import CHINESE, OWNED, addresses, attacks, make
 from toolkit.data.pair import schema
+from toolkit.data.visible import visible
 from toolkit.guard import Fault
 from toolkit.recipe import BY_NAME, REWRITES, STAGES
 from toolkit.report import samples
 from toolkit.report.page import LONGEST, page
 from toolkit.report.reasons import REASONS, measure
 from toolkit.report.thumbnail import MOST, SIDE, thumbnail
-from toolkit.report.visible import visible
 from toolkit.run.funnel import funnel
 from toolkit.run.run import open_run
 

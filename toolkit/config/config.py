@@ -32,6 +32,11 @@ from toolkit.errors import UserError
 LISTS = ("source.blacklist", "source.safety", "text.stopwords", "text.lexicon", "text.tokenizer")
 BUILTIN = "builtin"
 
+# Options that came after the first runs. At their default they stay out of the digest, as such a run did what they say
+# without them, and must be able to go on. Those of FAISS alone say nothing at all where the join is exact.
+FAISS = ("dedup.lists", "dedup.probes")
+LATER = ("dedup.best", "dedup.earlier", *FAISS)
+
 # The sections that a stage reads, where they are not the one of its name.
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "unique": (),
@@ -255,11 +260,14 @@ def digest(config: Config, inputs: Sequence[InputFile], earlier: Sequence[str] =
     Input files count by their path below their common folder and their size, so data may be moved as a whole. `earlier`
     says what the sources of dedup.earlier hold; neither their place nor their order counts.
     """
-    tree = _recipe(config)
+    tree = recipe(config)
     tree.pop("run_dir", None)
     root = _common([f.path for f in inputs])
     tree["input"]["paths"] = [[f.path[len(root) :], f.bytes] for f in inputs]
     tree["dedup"]["earlier"] = sorted(earlier)
+    for name in _unsaid(config):
+        section, option = name.split(".")
+        del tree[section][option]
     for name in LISTS:
         section, option = name.split(".")
         if tree[section][option] not in (None, BUILTIN):
@@ -277,13 +285,25 @@ def _shared(parts: Sequence[tuple[str, ...]]) -> list[str]:
     return [level[0] for level in zip(*parts, strict=False) if len(set(level)) == 1]
 
 
-def _recipe(section: BaseModel) -> dict[str, Any]:
+def _unsaid(config: Config) -> list[str]:
+    """Return the options of LATER, and of FAISS, that say nothing here."""
+    unread = FAISS if config.dedup.backend == "exact" else ()
+    return [name for name in LATER if name in unread or _default(config, *name.split("."))]
+
+
+def _default(config: Config, section: str, option: str) -> bool:
+    model = getattr(config, section)
+    return bool(getattr(model, option) == type(model).model_fields[option].get_default())
+
+
+def recipe(section: BaseModel) -> dict[str, Any]:
+    """Return the options of a section, and of those in it, but for the local ones."""
     tree: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("local"):
             continue
         value = getattr(section, name)
-        tree[name] = _recipe(value) if isinstance(value, BaseModel) else value
+        tree[name] = recipe(value) if isinstance(value, BaseModel) else value
     return tree
 
 

@@ -50,7 +50,8 @@ class Dedup(Section):
 
     device: Literal["auto", "cpu", "cuda"] = local("auto")
     """exact: where rows are compared; the result is the same. auto: on a GPU where PyTorch finds one and the join is
-    large enough to gain by it. cuda: on a GPU, or not at all. Ranks of one node share its GPUs in turn."""
+    large enough to gain by it. cuda: on a GPU, or not at all. Ranks of one node share its GPUs in turn. faiss takes a
+    GPU by itself where it is built for one, and wants auto here."""
 
     scope: Literal["both", "batch", "global"] = "both"
     """both: inside each batch, then over all survivors (paper); batch or global: only one of the two."""
@@ -58,6 +59,15 @@ class Dedup(Section):
     earlier: list[str] = Field([])
     """Folders of finished runs, whose published pairs count, and files of features, all of whose rows count, or glob
     patterns: a pair that is like one of them is dropped. Their content belongs to the recipe, not where they lie."""
+
+    @model_validator(mode="after")
+    def _read(self) -> Dedup:
+        if self.backend == "faiss" and self.device != "auto":
+            raise ValueError(
+                f"device: {self.device} is for backend: exact; FAISS takes a GPU by itself where it is built for one. "
+                "Give device: auto"
+            )
+        return self
 
     @model_validator(mode="after")
     def _compared(self) -> Dedup:

@@ -104,6 +104,9 @@ class Task(Protocol):
     def shards(self) -> Sequence[int]:
         """Return the shards that this unit covers: one for map stages, a batch or all for the others."""
 
+    def called(self, shard: int) -> str:
+        """Return what a shard is, in words: its number in a run, the path of its features on plain files."""
+
     def files(self) -> Sequence[tuple[int, str]]:
         """Return the raw input files of this unit (stage source only): their index in the run's list, and path."""
 

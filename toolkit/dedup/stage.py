@@ -10,9 +10,9 @@ with the smallest id stays, and all rows of the unit are dropped (step merge.ear
 of all its members, earlier ones too. The tables have the unit's rows alone. A row of the unit with the id of an
 earlier one is a row like any other.
 
-Memory of a rank: its part of the living rows' features as stored (2 bytes a value), and of the earlier ones', about 300
-bytes for each of these rows, 5 bytes for every row of the unit and every earlier one, and the blocks and tiles of
-ring.py.
+Memory of a rank: its part of the living rows' features as stored (2 bytes a value), and of the earlier ones', about 200
+bytes for each of these rows, 4 bytes (8 from 2^31 on) for every row of the unit and every earlier one, and the blocks
+and tiles of ring.py.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def run_merge(task: Task) -> None:
 class Piece:
     """The part of a shard, or of earlier rows, that this rank holds."""
 
+    name: str  # of what it is a part of, in words
     source: Source
     start: int  # first of its living rows
     ids: Ids  # of all its living rows
@@ -75,11 +76,6 @@ class Piece:
 
     def __len__(self) -> int:
         return self.stop - self.start
-
-    @property
-    def name(self) -> str:
-        """Return what it is a part of, in words."""
-        return f"shard {self.source}" if isinstance(self.source, int) else self.source.name
 
     def open(self, task: Task) -> IO[bytes]:
         """Open the features."""
@@ -130,7 +126,8 @@ def _pieces(
         start, stop = max(part.start - at, 0), min(part.stop - at, count)
         if start < stop:
             ids = known[source] if isinstance(source, int) and source in known else _ids(task, source)
-            pieces.append(Piece(source, start, ids, stop))
+            name = task.called(source) if isinstance(source, int) else source.name
+            pieces.append(Piece(name, source, start, ids, stop))
         at += count
     return pieces
 
@@ -203,7 +200,7 @@ def _load(task: Task, pieces: Sequence[Piece], count: int) -> Half:
             _read(features, piece, rows[at : at + len(piece)])
             at += len(piece)
     kinds = [kind for part in task.world.allgather(kinds) for kind in part]
-    _same(kinds)
+    _same(sorted(kinds, key=lambda kind: kind.earlier))
     return rows if pieces or not kinds else np.empty((0, kinds[0].dim), dtype=np.float16)
 
 
@@ -226,19 +223,16 @@ class Kind:
 
 
 def _same(kinds: Sequence[Kind]) -> None:
-    """Raise UserError where rows are of different length, or earlier ones, as files say, of another encoder."""
-    own = {name: value for kind in kinds if not kind.earlier for name, value in kind.said.items()}
+    """Raise UserError where rows are of different length or, as their files say, of another encoder than the first."""
+    first: dict[str, tuple[str, str]] = {}
     for kind in kinds:
-        if kind.dim != kinds[0].dim:
-            raise UserError(
-                f"The features of {kind.name} have {kind.dim} values a row, those before it {kinds[0].dim}; "
-                "only features of one encoder can be compared. Give files of one encoder, or embed them again."
-            )
-        for name in sorted(own.keys() & kind.said.keys() if kind.earlier else ()):
-            if kind.said[name] != own[name]:
+        for name, value in {"dim": str(kind.dim), **kind.said}.items():
+            there, other = first.setdefault(name, (kind.name, value))
+            if value != other:
+                which = ", which dedup.earlier names," if kind.earlier else ""
                 raise UserError(
-                    f"The features of {kind.name}, which dedup.earlier names, have the {name} {kind.said[name]}, those "
-                    f"of this crawl {own[name]}; only features of one encoder can be compared. Embed one of them again."
+                    f"The features of {kind.name}{which} have the {name} {value}, those of {there} {other}; only "
+                    "features of one encoder can be compared. Give files of one encoder, or embed one of them again."
                 )
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.data.stage import Stage
+from toolkit.data.visible import visible
 from toolkit.errors import UserError, WorkError
 from toolkit.recipe import BY_NAME
 from toolkit.report.logs import command
-from toolkit.report.visible import visible
 from toolkit.run import clock, scheduler
 from toolkit.run.failures import Failure
 from toolkit.run.ledger import Marks

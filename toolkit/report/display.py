@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from toolkit.data.stage import Kind, Stage, stem
+from toolkit.data.visible import visible
 from toolkit.recipe import BY_NAME
 from toolkit.report.logs import command
 from toolkit.report.recall import TALLIES, counted, recall, words
@@ -88,7 +89,7 @@ class Lines:
     def failed(self, stage: Stage, unit: int, reason: str, last: bool) -> None:
         """Name a failed attempt."""
         what = "set aside" if last else "will be tried again"
-        print(f"{clock.now()} {stage.name} {stem(unit)} failed, {what}: {reason}", flush=True)
+        print(f"{clock.now()} {stage.name} {stem(unit)} failed, {what}: {visible(reason)}", flush=True)
 
     def end(self, stage: Stage) -> None:
         """Say how long a stage took."""
@@ -112,7 +113,7 @@ class Log(Lines):
 
     def failed(self, stage: Stage, unit: int, reason: str, last: bool) -> None:
         """Name a failed attempt."""
-        print(f"{clock.now()} {stage.name} {stem(unit)} failed: {reason}", flush=True)
+        print(f"{clock.now()} {stage.name} {stem(unit)} failed: {visible(reason)}", flush=True)
 
 
 class Bars:
@@ -150,7 +151,7 @@ class Bars:
     def failed(self, stage: Stage, unit: int, reason: str, last: bool) -> None:
         """Name a failed attempt above the bars."""
         what = "set aside" if last else "will be tried again"
-        self._console.print(f"{stage.name} {stem(unit)} failed, {what}: {reason}", markup=False)
+        self._console.print(f"{stage.name} {stem(unit)} failed, {what}: {visible(reason)}", markup=False)
 
     def end(self, stage: Stage) -> None:
         """Leave the bar as it is."""
@@ -312,7 +313,7 @@ def stage_lines(task: Any) -> Iterator[str]:
     """Return what one stage on plain files did."""
     books = task.books
     for where, what in books.damage:
-        yield f"damage: {where}: {what}"
+        yield f"damage: {visible(where)}: {visible(what)}"
     if books.damages > len(books.damage):
         yield f"damage: {books.damages - len(books.damage)} more"
     for step, rows in [*sorted(books.drops.items()), *sorted(books.counts.items())]:

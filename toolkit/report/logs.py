@@ -14,8 +14,8 @@ from heapq import nlargest
 from pathlib import Path
 
 from toolkit.data.stage import Stage, stem
+from toolkit.data.visible import visible
 from toolkit.errors import UserError
-from toolkit.report.visible import visible
 from toolkit.run.failures import Failure, failures, read
 from toolkit.run.ledger import Mark
 from toolkit.run.records import ADVANCE, Record, log, records

@@ -19,11 +19,11 @@ from markupsafe import Markup
 
 import toolkit
 from toolkit.data.stage import FunnelRow, stem
+from toolkit.data.visible import visible
 from toolkit.recipe import PAPER
 from toolkit.report.recall import words
 from toolkit.report.samples import SHARDS, samples
 from toolkit.report.status import status
-from toolkit.report.visible import visible
 from toolkit.run import files
 from toolkit.run.funnel import funnel
 from toolkit.run.run import Run

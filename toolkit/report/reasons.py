@@ -90,6 +90,19 @@ def _set(row: Row, config: Config) -> str:
     )
 
 
+def _batch(row: Row, config: Config) -> str:
+    return _set(row, config) if config.dedup.by_align else _best(row, config)
+
+
+def _best(row: Row, config: Config) -> str:
+    """Say also by which column the one that stays was chosen."""
+    best = config.dedup.best
+    if best is None:
+        return _set(row, config)
+    end = "lowest" if best.startswith("-") else "highest"
+    return f"{_set(row, config)}; {row['set']} has the {end} {best.removeprefix('-')} and stays"
+
+
 def _known(row: Row, config: Config) -> str:
     return f"{_set(row, config)}; an earlier run (dedup.earlier) has the one that stays, {row['set']}"
 
@@ -140,8 +153,8 @@ REASONS: Mapping[str, Reason] = {
     "image.blur": _value("sharpness", lambda c: f"at least {c.image.min_sharpness:g}"),
     "image.entropy": _value("image_entropy", lambda c: f"at least {c.image.min_entropy:g}"),
     "embed.invalid": _value("norm", lambda c: "must be above 0 and finite"),
-    "dedup.batch": Reason("distance", _set),
+    "dedup.batch": Reason("distance", _batch),
     "align.band": Reason("cosine", _band),
     "merge.earlier": Reason("distance", _known),
-    "merge.global": Reason("distance", _set),
+    "merge.global": Reason("distance", _best),
 }

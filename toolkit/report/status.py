@@ -7,10 +7,10 @@ from itertools import islice
 from typing import Any
 
 from toolkit.data.stage import Stage, stem
+from toolkit.data.visible import visible
 from toolkit.report import cluster
 from toolkit.report.logs import command, log_of, tail
 from toolkit.report.recall import recall, words
-from toolkit.report.visible import visible
 from toolkit.run.failures import Failure, failures
 from toolkit.run.funnel import funnel, tree
 from toolkit.run.run import Run

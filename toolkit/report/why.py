@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from toolkit.data.stage import Kind, Stage
+from toolkit.data.visible import visible
 from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME
-from toolkit.report.visible import visible
 from toolkit.run.run import Run
 from toolkit.run.tables import Shard, read
 

@@ -3,6 +3,9 @@
 What they hold, not where they lie, belongs to the recipe: `earlier.jsonl` in the run folder keeps both, the run's
 digest covers the first, and nothing is read that has become another since. Of an earlier run its marks count as they
 are, those of an older toolkit too: what it published is what it published. Nothing of it is written or locked.
+
+Of a file of features all ids count, its shape, its attributes, and BLOCKS blocks of its rows, so that a file of any
+size is told from another in about the time that reading its ids takes. Rows that change between these go unnoticed.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from toolkit.run.run import Run  # which imports this module
 
 NAMES = ("encoder", "weights", "resize")
+BLOCKS, BLOCK_ROWS = 64, 64  # of a file, evenly over its rows: 14 MB of descriptors
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Source:
     """A run folder, or a file of features."""
 
     path: str  # absolute
-    content: str  # of a run a digest of its recipe and what it published; of a file its name and size
+    content: str  # of a run a digest of its recipe and what it published; of a file its name, size and digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +84,24 @@ class Piece:
         return self.features.open()
 
 
-def find(patterns: Sequence[str]) -> list[Source]:
-    """Return what the patterns name, each once, in order; raises UserError where a run is not there or not finished."""
-    paths = dict.fromkeys(path for pattern in patterns for path in _matches(pattern))
-    return [_source(path) for path in paths]
+def find(patterns: Sequence[str], root: Path | None = None) -> list[Source]:
+    """Return what the patterns name, each once, in the order of what they hold, which is that of their rows.
+
+    What lies in `root`, the folder of the run that asks, is left out of what a glob pattern matches. Raises UserError
+    where a run is not there or not finished, WorkError where a file is damaged.
+    """
+    paths = dict.fromkeys(path for pattern in patterns for path in _matches(pattern, root))
+    return sorted((_source(path) for path in paths), key=lambda source: (source.content, source.path))
 
 
-def _matches(pattern: str) -> list[Path]:
-    found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+def _matches(pattern: str, root: Path | None) -> list[Path]:
+    if Path(pattern).exists():
+        if _within(pattern, root):
+            raise UserError(
+                f"dedup.earlier names {pattern}, which is in the folder of this very run, {root}; name runs before it."
+            )
+        return [Path(pattern).absolute()]
+    found = [path for path in sorted(glob.glob(pattern, recursive=True)) if not _within(path, root)]
     if not found:
         raise UserError(
             f"dedup.earlier: {pattern} matches nothing (working directory {Path.cwd()}); give folders of finished "
@@ -96,12 +110,47 @@ def _matches(pattern: str) -> list[Path]:
     return [Path(path).absolute() for path in found]
 
 
+def _within(path: str, root: Path | None) -> bool:
+    return root is not None and Path(path).resolve().is_relative_to(root.resolve())
+
+
 def _source(path: Path) -> Source:
-    if not path.is_dir():
-        return Source(str(path), f"{path.name} {path.stat().st_size}")
-    run = _open(path)
-    facts = [run.digest, *(_fold(run, name) for name in ("embed", "export"))]
-    return Source(str(path), hashlib.blake2b(canonical(facts), digest_size=16).hexdigest())
+    if path.is_dir():
+        return Source(str(path), _digest(_made(_open(path))))
+    if not path.is_file():  # a pipe would be waited for, a device never ends
+        raise UserError(
+            f"dedup.earlier names {path}, which is neither a folder nor a file; give folders of finished runs, or "
+            "files of features."
+        )
+    file = _own(path)
+    with _features(file) as features:
+        return Source(str(path), f"{path.name} {file.size} {_digest(_stored(features))}")
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        hasher.update(part)
+    return hasher.hexdigest()
+
+
+def _made(run: Run) -> Iterator[bytes]:
+    """Return what tells an earlier run from others: its recipe, and what it published."""
+    yield canonical([run.digest, *(_fold(run, name) for name in ("embed", "export"))])
+
+
+def _stored(features: Features) -> Iterator[bytes]:
+    """Return what tells a file from others: what it says of itself, its ids, and blocks of rows from all over."""
+    rows = len(features)
+    yield canonical([rows, features.dim, features.attributes])
+    yield features.ids.tobytes()
+    last = max(0, rows - BLOCK_ROWS)
+    for start in sorted({last * number // (BLOCKS - 1) for number in range(BLOCKS)}):
+        yield features.block(start, min(start + BLOCK_ROWS, rows)).tobytes()
+
+
+def _own(path: Path) -> File:
+    return File(path, path.stat().st_size, None)
 
 
 def _open(path: Path) -> Run:
@@ -139,8 +188,9 @@ def pieces(source: Source) -> list[Piece]:
         )
     if path.is_dir():
         return _survivors(_open(path))
-    file = File(path, path.stat().st_size, None)
-    rows = len(_ids(file))
+    file = _own(path)
+    with _features(file) as features:
+        rows = len(features)
     return [Piece(str(path), rows, file, None)] if rows else []
 
 
@@ -191,7 +241,7 @@ def _features(file: File) -> Iterator[Features]:
         with file.open() as source, read(source) as found:
             yield found
     except FeatureError as error:
-        raise UserError(f"dedup.earlier names {file.path}. {error}") from error
+        raise WorkError(f"dedup.earlier names {file.path}. {error}") from error
 
 
 def fit(sources: Sequence[Source], section: Embed) -> None:
@@ -223,5 +273,11 @@ def lines(sources: Sequence[Source]) -> bytes:
 
 
 def parsed(data: bytes) -> list[Source]:
-    """Return what `lines` wrote."""
+    """Return what `lines` wrote; raises ValueError or TypeError where it is something else."""
     return [Source(*json.loads(line)) for line in data.splitlines()]
+
+
+def key(sources: Sequence[Source]) -> dict[str, str]:
+    """Return by what a checkpoint is known that counts the rows of these sources, in their order; nothing for none."""
+    contents = [source.content for source in sources]
+    return {"earlier": _digest([canonical(contents)])} if contents else {}

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from toolkit.data.stage import Stopped
+from toolkit.data.visible import visible
 from toolkit.data.world import ALONE, Transfer, Value, World
 from toolkit.errors import UserError, WorkError
 from toolkit.run import signals
@@ -162,7 +163,7 @@ def guard(world: World, tell: Callable[[Exception], object] = lambda error: None
 def _said(error: BaseException) -> str:
     """Return an error in one line."""
     name = "" if isinstance(error, UserError | WorkError) else f"{type(error).__name__}: "
-    return " ".join(f"{name}{error}".split()).rstrip(".:")
+    return visible(" ".join(f"{name}{error}".split())).rstrip(".:")
 
 
 def _end(world: World, code: int) -> None:

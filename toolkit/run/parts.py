@@ -2,7 +2,7 @@
 
 A part's files carry the attempt's name; `000003.json`, linked last and exclusively, says whose files count and what
 their bytes are. So two attempts at once never mix, and a part is there wholly or not at all. The folder's name binds
-parts to the unit's inputs: parts made of older inputs are never found.
+parts to the unit's inputs (and to what dedup.earlier holds): parts made of older inputs are never found.
 """
 
 from __future__ import annotations

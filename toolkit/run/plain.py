@@ -156,6 +156,10 @@ class PlainTask(BaseTask):
             return list(self.inputs.tables)
         return [0]
 
+    def called(self, shard: int) -> str:
+        """Return the path of a feature file."""
+        return str(self.inputs.features[shard])
+
     def total(self) -> int:
         """Return the number of rows."""
         return int(self._rows(None).num_rows)

@@ -18,13 +18,14 @@ import yaml
 
 import toolkit
 from toolkit.config import Config, InputFile, resolve
-from toolkit.config.config import BUILTIN, LISTS, check, digest
+from toolkit.config.config import BUILTIN, LISTS, check, digest, recipe
 from toolkit.data.stage import Kind, Stage
 from toolkit.errors import UserError, WorkError
 from toolkit.recipe import BY_NAME, STAGES, made_of, stages
 from toolkit.run import clock, files
 from toolkit.run import earlier as past
 from toolkit.run.columns import DIGEST, NOTHING, Column, real
+from toolkit.run.equipment import equipped, special
 from toolkit.run.layout import Layout
 from toolkit.run.ledger import Entry, Ledger, Marks, fold_digest, stale
 
@@ -79,10 +80,36 @@ class Run:
 
     @cached_property
     def earlier(self) -> list[past.Source]:
-        """The earlier runs and files whose rows win over those of this run."""
+        """The earlier runs and files whose rows win over those of this run; raises WorkError where they are others."""
         if self.earlier_of_run is None:
-            self.earlier_of_run = past.parsed(self.layout.earlier.read_bytes()) if self.config.dedup.earlier else []
+            self.earlier_of_run = self._known() if self.config.dedup.earlier else []
         return self.earlier_of_run
+
+    def _known(self) -> list[past.Source]:
+        """Return what earlier.jsonl names, which the digest of the run covers."""
+        try:
+            found = past.parsed(self.layout.earlier.read_bytes())
+        except (OSError, ValueError, TypeError):
+            found = []  # which does not fit
+        self._fit(found)
+        return found
+
+    def intact(self) -> None:
+        """Raise WorkError where what the run was started with is not what it was."""
+        self._fit(self.earlier)
+
+    def _fit(self, earlier: Sequence[past.Source]) -> None:
+        try:
+            right = digest(self.config, self.inputs, [source.content for source in earlier]) == self.digest
+        except (OSError, ValueError, TypeError):
+            right = False
+        if not right:
+            layout = self.layout
+            raise WorkError(
+                f"{layout.run_yaml}, {layout.inputs.name}, {layout.earlier.name} or {layout.lists.name}/ is not what "
+                f"the run was started with: their digest is not {self.digest}. Restore them from a copy before "
+                "anything is made again."
+            )
 
     @cached_property
     def cleaned(self) -> frozenset[str]:
@@ -352,13 +379,18 @@ def create(config: Config) -> Run:
 def look(config: Config) -> Run:
     """Return the run that this configuration would make or continue, and write nothing."""
     config, inputs = resolve(config)
-    layout, earlier = Layout(Path(config.run_dir).absolute()), past.find(config.dedup.earlier)
+    layout = Layout(Path(config.run_dir).absolute())
+    earlier = past.find(config.dedup.earlier, layout.root)
     name = digest(config, inputs, [source.content for source in earlier])
-    if not layout.run_yaml.exists():
+    run = Run(layout, config, name, math.ceil(len(inputs) / config.input.files_per_shard), inputs, earlier)
+    there = open_run(layout.root) if layout.run_yaml.exists() else None
+    if there is None:
         past.fit(earlier, config.embed)
-    elif (there := open_run(layout.root)).digest != name:
-        raise UserError(_other(there, config, inputs, name))
-    return Run(layout, config, name, math.ceil(len(inputs) / config.input.files_per_shard), inputs, earlier)
+    elif there.digest != name:
+        raise UserError(_other(there, run))
+    if special(config) and not (there and all(there.complete(BY_NAME[stage]) for stage in ("dedup", "merge"))):
+        equipped(config)
+    return run
 
 
 def _begin(run: Run) -> Run:
@@ -387,7 +419,7 @@ def _continue(run: Run) -> Run:
     tree, listed = _load(layout), _lines(run.inputs)
     if layout.inputs.read_bytes() != listed:
         files.replace(layout.inputs, listed)
-    if run.earlier and layout.earlier.read_bytes() != past.lines(run.earlier):
+    if run.earlier and not (layout.earlier.exists() and layout.earlier.read_bytes() == past.lines(run.earlier)):
         files.replace(layout.earlier, past.lines(run.earlier))
     if tree["config"] != _stored(run.config):
         tree["config"] = _stored(run.config)
@@ -459,18 +491,19 @@ def open_run(root: Path | str) -> Run:
     return Run(layout, config, tree["digest"], tree["shards"])
 
 
-def _other(run: Run, config: Config, inputs: Sequence[InputFile], name: str) -> str:
-    old, new = _flat(run.config.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
-    ignored = ("run_dir", "executor.", "input.paths", "lists.")
-    changed = [
-        k for k in sorted(old | new) if old.get(k) != new.get(k) and not k.startswith(ignored) and k not in LISTS
-    ]
-    if [(f.path, f.bytes) for f in run.inputs] != [(f.path, f.bytes) for f in inputs]:
-        changed.append("the input files")
-    what = "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} here" if k in old | new else k for k in changed[:5])
+def _other(there: Run, here: Run) -> str:
+    """Return in what a run folder and the run that this configuration would make differ."""
+    old, new = _flat(recipe(there.config)), _flat(recipe(here.config))
+    contents = ("run_dir", "input.paths", "dedup.earlier", *LISTS)  # their paths may differ
+    changed = [k for k in sorted(old | new) if old.get(k) != new.get(k) and k not in contents]
+    what = [f"{k}: {old.get(k)} there, {new.get(k)} here" for k in changed[:5]]
+    if [f.bytes for f in there.inputs] != [f.bytes for f in here.inputs]:
+        what.append("the input files")
+    if sorted(s.content for s in there.earlier) != sorted(s.content for s in here.earlier):
+        what.append("what dedup.earlier holds")
     return (
-        f"The run folder {run.layout.root} belongs to another configuration (digest {run.digest}, this one is {name}). "
-        f"Different: {what or 'the content of a list or of dedup.earlier'}. "
+        f"The run folder {there.layout.root} belongs to another configuration (digest {there.digest}, this one is "
+        f"{here.digest}). Different: {'; '.join(what) or 'the content of a list, or the names of the input files'}. "
         "Give another run_dir, or the old configuration."
     )
 

@@ -28,7 +28,7 @@ from toolkit.data.world import ALONE, World
 from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME, REWRITES, STAGES
 from toolkit.run import clock, files, mpi, scheduler, signals
-from toolkit.run.earlier import Piece, pieces
+from toolkit.run.earlier import Piece, Source, key, pieces
 from toolkit.run.failures import note
 from toolkit.run.funnel import funnel
 from toolkit.run.layout import relative
@@ -142,6 +142,10 @@ class BaseTask:
         if len(self.books.damage) < NAMED:
             self.books.damage.append((_text(where), _text(what)))
 
+    def called(self, shard: int) -> str:
+        """Return what a shard is, in words."""
+        return f"shard {shard}"
+
     def spoilt(self, where: str, what: str) -> None:
         """Count and name a bad part of an earlier file."""
         self.damage(where, what)
@@ -251,12 +255,15 @@ class RunTask(BaseTask):
 
     def checkpoint(self) -> Parts:
         """Return this unit's finished parts."""
-        return Parts(self.run.layout, self.stage, self.unit, self.inputs, self.books.folder.name)
+        made_of = self.inputs | key(self._sources())
+        return Parts(self.run.layout, self.stage, self.unit, made_of, self.books.folder.name)
 
     def earlier(self) -> Sequence[Piece]:
         """Return what this unit's rows are held against: the stage merge is."""
-        sources = self.run.earlier if self.stage.name == "merge" else []
-        return [piece for source in sources for piece in pieces(source)]
+        return [piece for source in self._sources() for piece in pieces(source)]
+
+    def _sources(self) -> Sequence[Source]:
+        return self.run.earlier if self.stage.name == "merge" else []
 
     def outputs(self) -> Sequence[Output]:
         """Return the files of this stage's other units."""

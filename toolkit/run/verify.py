@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from toolkit.config.config import digest
 from toolkit.data import pair
 from toolkit.data.stage import Kind, Output, Stage, stem
 from toolkit.data.tar import DigestError, checked
@@ -56,7 +55,7 @@ class Problem:
 def verify(run: Run) -> Iterator[Problem]:
     """Yield every problem of a run folder; nothing for a complete and sound one."""
     run.forget()
-    _recipe(run)
+    run.intact()
     sound: dict[str, set[int]] = {}
     for stage in run.stages:
         bad = yield from _unsound(run, stage)
@@ -92,20 +91,6 @@ def repair(run: Run) -> list[Problem]:
         elif problem.kind == "damaged":
             files.remove(run.layout.mark(stage, problem.unit))  # the files that it names may be another unit's
     return found
-
-
-def _recipe(run: Run) -> None:
-    """Raise WorkError where what the run was started with is not what it was."""
-    try:
-        right = digest(run.config, run.inputs, [source.content for source in run.earlier]) == run.digest
-    except (OSError, ValueError, TypeError):
-        right = False
-    if not right:
-        raise WorkError(
-            f"{run.layout.run_yaml}, {run.layout.inputs.name}, {run.layout.earlier.name} or {run.layout.lists.name}/ "
-            f"is not what the run was started with: their digest is not {run.digest}. Restore them from a copy before "
-            "anything is made again."
-        )
 
 
 def _unsound(run: Run, stage: Stage) -> Generator[Problem, None, set[int]]:

@@ -77,7 +77,8 @@ def join(rows: Rows, screen: Screen | None = None) -> Forest:
     """Join all rows in this process."""
     share = Share(ALONE, len(rows), block_rows(len(rows)))
     with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger(share, rows.shape[1], DISTANCE, lambda: Scratch(Path(folder)))
+        scratch = Scratch(Path(folder))
+        ledger = Ledger(share, rows.shape[1], DISTANCE, lambda: scratch)
         return components(share, rows, DISTANCE, ledger, screen=screen)[0]
 
 

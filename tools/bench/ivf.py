@@ -33,7 +33,8 @@ PROBES = sorted({1, 4, 16, SHIPPED, 64})
 def exact(share: Share, rows: npt.NDArray[np.float16]) -> Forest:
     """Join all rows with each other."""
     with TemporaryDirectory() as folder:
-        ledger = Ledger(share, rows.shape[1], DISTANCE, lambda: Scratch(Path(folder)))
+        scratch = Scratch(Path(folder))
+        ledger = Ledger(share, rows.shape[1], DISTANCE, lambda: scratch)
         return ring.components(share, rows, DISTANCE, ledger)[0]
 
 
