@@ -63,7 +63,8 @@ def choose(rows: int, sample: Slab, distance: float, device: str = "auto", place
         if device == "cuda":
             raise UserError(
                 "dedup.device is cuda, and PyTorch finds no GPU here: it is not installed, was built without CUDA, or "
-                "the job was given no GPU. Install torch with CUDA, ask for a GPU (option gres of dedup and merge in the site file), or give auto."
+                "the job was given no GPU. Install torch with CUDA, ask for a GPU (option gres of dedup and merge in "
+                "the site file), or give auto."
             )
     if len(sample) < SAMPLE_ROWS // 2 or work < SMALL_FLOPS:
         return Single(sample.rows.shape[1])
