@@ -137,6 +137,20 @@ def test_the_table_is_that_of_the_definition(
     assert drops == {step: why.count(step) for step in set(why) - {None}}
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_join_that_saves_more_than_once_ends_like_any_other(ring, made, monkeypatch, ranks) -> None:
+    """On plain files there is no later attempt, but the parts are written all the same."""
+    rng = np.random.default_rng(18)
+    rows, ids = made.clustered(rng, 90, 8, 0.3, centres=9), made.some_ids(rng, 90)
+    shards = np.split(rows, [30])
+    expected = by_ranks(ring, shards, ids, ranks, distance=0.1)
+    monkeypatch.setattr(module, "block_rows", lambda rows: 16)
+    monkeypatch.setattr(choice, "PANEL_BYTES", 1)
+    monkeypatch.setattr(rings, "SAVE_FLOPS", 0)
+    monkeypatch.setattr(rings, "SAVES", 10**9)
+    assert by_ranks(ring, shards, ids, ranks, distance=0.1) == expected
+
+
 @pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("kind", ["equal", "alike", "chained"])
 def test_one_set_as_large_as_everything(ring, made, monkeypatch, kind, ranks) -> None:

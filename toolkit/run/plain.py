@@ -127,6 +127,7 @@ class PlainTask(BaseTask):
         super().__init__(stage, 0, config, folder, world=world)
         self._paths, self._finals = inputs, finals
         self._tables: list[pa.Table] = []
+        self._scratch = Scratch(self.books.folder)
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -255,7 +256,7 @@ class PlainTask(BaseTask):
 
     def checkpoint(self) -> Scratch:
         """Return a place for parts that lives as long as the command."""
-        return Scratch(self.books.folder)
+        return self._scratch
 
     def earlier(self) -> Sequence[Piece]:
         """Return the rows of what the configuration names."""
