@@ -182,10 +182,10 @@ def test_the_command_takes_no_more_where_every_pair_is_an_edge(tmp_path, how: st
     """
     if how == "screened":
         pytest.importorskip("torch")
-    took = {}
+    held = {}
     for kind in ("many", "near", *(["equal"] if how == "plain" else [])):  # equal rows meet no screen
         (tmp_path / kind).mkdir()
         command = [sys.executable, "-c", SHIPPED, kind, "12000", tmp_path / kind, how]
-        took[kind] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert took["near"] - took["many"] < 64 << 20, took
-    assert took.get("equal", 0) - took["many"] < 64 << 20, took
+        held[kind] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert held["near"] - held["many"] < 64 << 20, held
+    assert held.get("equal", 0) - held["many"] < 64 << 20, held
