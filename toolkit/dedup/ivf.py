@@ -24,12 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.data.world import World
-from toolkit.dedup.exact import Float, Half, Int, Mask, squares
+from toolkit.dedup.exact import Float, Half, Int, Mask
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import TILE_ROWS, Float32, Slab, band, near
-from toolkit.dedup.ring import Held, everywhere, merge
-from toolkit.dedup.share import Share, agree, spread, swap
-from toolkit.dedup.twins import twins
+from toolkit.dedup.ring import Held, collapsed, everywhere, merge
+from toolkit.dedup.share import Share, agree, ignore, never, spread, swap
 from toolkit.errors import UserError
 
 Cells: TypeAlias = npt.NDArray[np.int32]  # (m, probes) the lists nearest to each row, nearest first
@@ -47,15 +46,6 @@ ASKED_ROWS = 2048  # rows of which all edges are looked for: on n rows 4,096 / n
 LEARNT, ASKED = 1, 2
 
 
-def _ignore(_: int) -> None:
-    """Take no notice of progress."""
-
-
-def _never() -> bool:
-    """Go on for ever."""
-    return False
-
-
 def _untold(_: str, __: int) -> None:
     """Forget what was measured."""
 
@@ -68,8 +58,8 @@ def components(
     lists: int | None,
     probes: int,
     tally: Callable[[str, int], None] = _untold,
-    advance: Callable[[int], None] = _ignore,
-    stopping: Callable[[], bool] = _never,
+    advance: Callable[[int], None] = ignore,
+    stopping: Callable[[], bool] = never,
 ) -> tuple[Forest, Float]:
     """Return the forest of the near-duplicates found, and the squared lengths (m,) of this rank's rows (m, d).
 
@@ -80,12 +70,8 @@ def components(
     for more neighbours. Raises Stopped on all ranks where one is `stopping`, and UserError where FAISS is missing.
     """
     _faiss()
-    lengths = squares(rows)
-    first, numbers = twins(share, rows), share.numbers
-    forest = Forest(share.total)
-    copies = (lengths > 0) & (first != numbers)
-    forest.union(numbers[copies], first[copies])
-    own = Own(share, Slab(numbers, rows, lengths), (lengths > 0) & ~copies, distance, stopping)
+    forest, lengths, chosen = collapsed(share, rows)
+    own = Own(share, Slab(share.numbers, rows, lengths), chosen, distance, stopping)
     if own.rows:
         centroids = learn(own, lists or round(LISTS_PER_ROOT * own.rows**0.5))
         tally("search.repeated", search(own, centroids, probes, forest, advance))
@@ -113,7 +99,7 @@ class Own:
     """What this rank holds of the join, and what is asked of it."""
 
     def __init__(
-        self, share: Share, slab: Slab, chosen: Mask, distance: float, stopping: Callable[[], bool] = _never
+        self, share: Share, slab: Slab, chosen: Mask, distance: float, stopping: Callable[[], bool] = never
     ) -> None:
         self.share, self.world, self.slab, self.distance = share, share.world, slab, distance
         self.held = Held(share, slab.rows, slab.squares, chosen)
@@ -136,8 +122,7 @@ class Own:
         return self._drawn(new, wanted / max(1, self.held.count), ASKED)
 
     def _drawn(self, chosen: Mask, share: float, seed: int) -> Slab:
-        at = np.flatnonzero(chosen & (uniform(self.slab.numbers, seed) < share))
-        return Slab(self.slab.numbers[at], self.slab.rows[at], self.slab.squares[at])
+        return self.slab[chosen & (uniform(self.slab.numbers, seed) < share)]
 
     def decide(self, left: Slab, i: Int, numbers: Int) -> Mask:
         """Return which pairs of a row of `left` and a row that this rank holds are edges, exactly."""

@@ -29,19 +29,10 @@ from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import Block, Screen, Slab, begun, flops, tile
 from toolkit.dedup.ledger import SAVE_FLOPS, SAVES, Ledger
 from toolkit.dedup.screens.choice import SAMPLE_ROWS, choose, seat
-from toolkit.dedup.share import Share, spread, swap
+from toolkit.dedup.share import Share, ignore, never, spread, swap
 from toolkit.dedup.twins import twins
 
 MERGE_ROWS = 1 << 20  # rows of a forest that travel at once: 4 MiB, and up to 60 MB while they are united
-
-
-def _ignore(_: int) -> None:
-    """Take no notice of progress."""
-
-
-def _never() -> bool:
-    """Go on for ever."""
-    return False
 
 
 def components(
@@ -52,8 +43,8 @@ def components(
     *,
     screen: Screen | None = None,
     device: str = "auto",
-    advance: Callable[[int], None] = _ignore,
-    stopping: Callable[[], bool] = _never,
+    advance: Callable[[int], None] = ignore,
+    stopping: Callable[[], bool] = never,
 ) -> tuple[Forest, Float]:
     """Return the forest of near-duplicates of all rows, and the squared lengths (m,) of this rank's rows (m, d).
 
@@ -62,14 +53,10 @@ def components(
     has. Edges between two earlier rows are not looked for. Those of equal bytes are united all the same: what has an
     edge to one has it to the other.
     """
-    lengths = squares(rows)
-    first, numbers = twins(share, rows), share.numbers
-    forest = Forest(share.total)
-    copies = (lengths > 0) & (first != numbers)
-    forest.union(numbers[copies], first[copies])
+    forest, lengths, chosen = collapsed(share, rows)
     forest.news()  # found again by every attempt
     ledger.load(forest)
-    held = Held(share, rows, lengths, (lengths > 0) & ~copies)
+    held = Held(share, rows, lengths, chosen)
     work = isqrt((share.rows + 2 * share.earlier) * share.rows)  # rows of as much work
     if screen is None:
         screen = choose(work, held.sample(SAMPLE_ROWS), distance, device, seat(share.world))
@@ -77,6 +64,19 @@ def components(
     Ring(share, held, tiles, Progress(share, held, advance)).run()
     merge(share.world, forest)
     return forest, lengths
+
+
+def collapsed(share: Share, rows: Half) -> tuple[Forest, Float, Mask]:
+    """Return a forest of sets of equal rows, and of this rank's rows (m, d) the squared lengths and which take part.
+
+    Of equal rows the first takes part; a row that is zero or not finite never does.
+    """
+    lengths = squares(rows)
+    first, numbers = twins(share, rows), share.numbers
+    forest = Forest(share.total)
+    copies = (lengths > 0) & (first != numbers)
+    forest.union(numbers[copies], first[copies])
+    return forest, lengths, (lengths > 0) & ~copies
 
 
 class Held:

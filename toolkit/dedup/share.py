@@ -235,6 +235,15 @@ def rounds(world: World, count: int, size: int) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
+def ignore(_: int) -> None:
+    """Take no notice of progress."""
+
+
+def never() -> bool:
+    """Go on for ever."""
+    return False
+
+
 def agree(world: World, stopping: Callable[[], bool]) -> None:
     """Raise Stopped on all ranks where one was asked to stop; all ranks come here together."""
     if any(world.allgather(stopping())):

@@ -31,7 +31,7 @@ import numpy.typing as npt
 from toolkit.data.features import Ids
 from toolkit.data.world import ALONE, World
 from toolkit.dedup.exact import CACHED_ROWS, Float, Half, Int, Mask, chunk, cosines, dots, steps
-from toolkit.dedup.share import Array, Share, agree, dealt, fold, rounds, swap
+from toolkit.dedup.share import Array, Share, agree, dealt, fold, never, rounds, swap
 
 Keep: TypeAlias = Literal["centroid", "first", "best"]
 Found: TypeAlias = tuple[Int, Array]  # where rows stand among those of this rank, and what is found for them, VERDICT
@@ -73,10 +73,6 @@ def alone(share: Share, ids: Ids) -> Survivors:
     return Survivors(numbers=numbers, row=numbers.copy(), id=ids, size=ones, distance=np.zeros(share.own))
 
 
-def _never() -> bool:
-    return False
-
-
 def survivors(
     share: Share,
     roots: npt.NDArray[Any],
@@ -86,7 +82,7 @@ def survivors(
     *,
     keep: Keep = "centroid",
     worth: Float | None = None,
-    stopping: Callable[[], bool] = _never,
+    stopping: Callable[[], bool] = never,
 ) -> Survivors:
     """Choose who stays.
 
@@ -337,7 +333,7 @@ def _judge(
     shape: tuple[int, int],
     rule: Rule,
     *,
-    stopping: Callable[[], bool] = _never,
+    stopping: Callable[[], bool] = never,
 ) -> tuple[Int, Array]:
     """Return each member's cosine distance to its set's centroid in 1e-9, halves rounded up, and who stays, CANDIDATE.
 
