@@ -117,8 +117,12 @@ class Case:
         """Return the units of each submission of a stage."""
         return [r.units for r in records.records(open_run(self.run)) if r.stage == stage]
 
+    def accounted(self, stage: str, **states: int) -> None:
+        """Wait until accounting, which may lag behind the queue, has heard of these ends and of no other."""
+        until(lambda: self.ended(stage) == states, f"accounting to say of {stage}: {states}")
+
     def ended(self, stage: str) -> Counter[str]:
-        """Return in which states the starts of a stage's elements ended, as accounting knows them."""
+        """Return in which states the starts of a stage's elements ended, as accounting knows them by now."""
         numbers = [str(r.job) for r in records.records(open_run(self.run)) if r.stage == stage]
         lines = ask("sacct", "-nXPD", f"--jobs={','.join(numbers)}", "--format=State")
         return Counter(line.split()[0] for line in lines)

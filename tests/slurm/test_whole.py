@@ -86,6 +86,6 @@ def test_sixty_shards_where_an_array_has_eleven_elements(tables: Path) -> None:
     until(lambda: not one.queue(), "the jobs to end")
     one.check({})
     assert one.sent("source") == ["0-10", "11-21", "22-32", "33-43", "44-54", "55-59"]
-    assert one.ended("source") == {"COMPLETED": 60}
+    one.accounted("source", COMPLETED=60)
     marks = one.run.glob("10_source/done/*/*.json")
     assert sum(json.loads(mark.read_text())["rows_in"] for mark in marks) == 300
