@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from toolkit.data.world import ALONE
-from toolkit.dedup import join
+from toolkit.dedup import join, node
 from toolkit.dedup.ledger import Ledger
 from toolkit.dedup.ring import components
 from toolkit.dedup.share import Share
@@ -248,9 +248,13 @@ class Ring:
         tile: int = 2048,
         memory: Memory | None = None,
         earlier: int = 0,
+        seats: int = 2,
         **options: Any,
     ) -> list[int]:
-        """The smallest row number of each row's set; all ranks must agree. The last rows are `earlier` ones."""
+        """The smallest row number of each row's set; all ranks must agree.
+
+        The last rows are `earlier` ones. So many ranks are on one node: `seats`.
+        """
         memory = memory or Memory()
         new = len(rows) - earlier
 
@@ -262,6 +266,7 @@ class Ring:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(join, "TILE_ROWS", tile)
+            patch.setattr(node, "hosts", lambda world: [str(rank // seats) for rank in range(world.size)])
             found = together(ranks, work)
         assert all(one == found[0] for one in found)
         return found[0]

@@ -18,8 +18,9 @@ import torch
 from toolkit.dedup import join
 from toolkit.dedup.exact import squares
 from toolkit.dedup.join import Slab
+from toolkit.dedup.node import seat
 from toolkit.dedup.screens import cpu, cuda
-from toolkit.dedup.screens.choice import choose, seat
+from toolkit.dedup.screens.choice import choose
 from toolkit.dedup.screens.cuda import Cuda, Products
 from toolkit.dedup.screens.shadow import principal
 from toolkit.errors import UserError

@@ -16,7 +16,7 @@ import pytest
 
 from toolkit.data.world import ALONE
 from toolkit.dedup import exact, forest, join
-from toolkit.dedup import ring as module
+from toolkit.dedup import node as module
 from toolkit.dedup import survivors as keeping
 from toolkit.dedup.exact import squares
 from toolkit.dedup.forest import Forest

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from toolkit.data.stage import Stopped
 from toolkit.dedup import ledger as ledgers
+from toolkit.dedup import node
 from toolkit.dedup import ring as module
 from toolkit.dedup import twins as hashing
 from toolkit.dedup.exact import squares
@@ -35,9 +36,12 @@ def rows_of(values: st.SearchStrategy[float]) -> st.SearchStrategy[np.ndarray]:
     st.sampled_from(RANKS),
     st.integers(1, 5),
     st.integers(1, 5),
+    st.integers(1, 4),
 )
-def test_sets_are_those_of_the_definition_for_any_ranks_and_blocks(ring, reference, rows, distance, ranks, block, tile):
-    assert ring.sets(rows, distance, block, ranks, tile) == reference.sets(rows, distance)
+def test_sets_are_those_of_the_definition_for_any_ranks_and_blocks(
+    ring, reference, rows, distance, ranks, block, tile, seats
+):
+    assert ring.sets(rows, distance, block, ranks, tile, seats=seats) == reference.sets(rows, distance)
 
 
 @given(rows_of(ANY), st.floats(1e-6, 1.9), st.sampled_from(RANKS), st.integers(1, 5))
@@ -60,7 +64,7 @@ def test_clusters_around_the_limit(ring, reference, made, dim, ranks):
 @pytest.mark.parametrize("ranks", RANKS)
 def test_a_chain_through_all_ranks_is_one_set(ring, made, monkeypatch, ranks, panel):
     monkeypatch.setattr(choice, "PANEL_BYTES", panel * 4 * 8)  # rows of 8 float32 values
-    monkeypatch.setattr(module, "MERGE_ROWS", 11)
+    monkeypatch.setattr(node, "MERGE_ROWS", 11)
     rows = made.chained(150, 8, angle=0.04)[np.random.default_rng(1).permutation(150)]
     assert set(ring.sets(rows, 0.001, 3, ranks, tile=2)) == {0}
 

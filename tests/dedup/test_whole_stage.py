@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from toolkit.config.config import check
 from toolkit.data import features
+from toolkit.dedup import node
 from toolkit.dedup import ring as rings
 from toolkit.dedup import stage as module
 from toolkit.dedup import survivors as keeping
@@ -124,7 +125,8 @@ def test_the_table_is_that_of_the_definition(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "block_rows", lambda rows: block)
         patch.setattr(keeping, "WINDOW_ROWS", int(rng.choice([1, 7, 4096])))
-        patch.setattr(rings, "MERGE_ROWS", 5)
+        patch.setattr(node, "MERGE_ROWS", 5)
+        patch.setattr(node, "hosts", lambda world: [str(rank % 3) for rank in range(world.size)])
         patch.setattr(choice, "PANEL_BYTES", int(rng.choice([1, 1 << 20])))
         found, drops = by_ranks(ring, np.split(rows, np.cumsum(sizes)[:-1]), ids, ranks, distance=distance, keep=keep)
     names = features.unpacked(ids)

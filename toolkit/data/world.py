@@ -6,6 +6,7 @@ one of MPI ranks. Values travel pickled and must be small; rows travel as arrays
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 Value = TypeVar("Value")
@@ -21,16 +22,26 @@ class Transfer(Protocol):
         """Return when the array has arrived, or may be changed again."""
 
 
-class World(Protocol):
-    """Ranks 0 .. size - 1; what is said here is called by all of them in the same order, transfers by two."""
+class Post(Protocol):
+    """Ranks 0 .. size - 1 that send each other arrays."""
 
     @property
     def rank(self) -> int:
-        """Return which of the ranks this process is; rank 0 alone writes."""
+        """Return which of the ranks this process is."""
 
     @property
     def size(self) -> int:
         """Return how many ranks there are."""
+
+    def send(self, array: Any, to: int) -> Transfer:
+        """Start to send a contiguous array of any dtype to another rank."""
+
+    def receive(self, array: Any, source: int) -> Transfer:
+        """Start to fill a contiguous array with what `source` sends; sizes agree, order is that of sending."""
+
+
+class World(Post, Protocol):
+    """All ranks of a unit, of which rank 0 alone writes; they say what is said here together, in the same order."""
 
     def bcast(self, value: Value) -> Value:
         """Return the small value that rank 0 gives, on every rank."""
@@ -38,11 +49,21 @@ class World(Protocol):
     def allgather(self, value: Value) -> list[Value]:
         """Return the small values that all ranks give, in their order, on every rank."""
 
+
+class Some:
+    """Some ranks of a world, this one among them, numbered anew in the order given."""
+
+    def __init__(self, world: Post, ranks: Sequence[int]) -> None:
+        self._world, self._ranks = world, ranks
+        self.rank, self.size = ranks.index(world.rank), len(ranks)
+
     def send(self, array: Any, to: int) -> Transfer:
-        """Start to send a contiguous array of any dtype to another rank."""
+        """Start to send an array."""
+        return self._world.send(array, self._ranks[to])
 
     def receive(self, array: Any, source: int) -> Transfer:
-        """Start to fill a contiguous array with what `source` sends; sizes agree, order is that of sending."""
+        """Start to receive an array."""
+        return self._world.receive(array, self._ranks[source])
 
 
 class Alone:

@@ -3,25 +3,43 @@
 Promise: the root of a set is its smallest row number, whatever the order in which edges came. Memory is 4
 bytes a row (8 from 2^31 rows on) plus what one batch of edges takes, plus 16 bytes for each union since `news` was
 last asked for, of which there are never more than rows.
+
+Several processes may work on one forest in shared memory (node.py). A root is changed by `union` alone, which they take
+turns to do; `find` needs no turn: it writes to rows that are no roots, and will never be, only ancestors of theirs. So
+what it reads may be old, yet is always of the same set.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Rows = npt.NDArray[Any]  # int32 or int64 row numbers, (m,)
+Turns: TypeAlias = AbstractContextManager[object]
 
 ROOT_ROWS = 1 << 20  # rows whose roots are looked up together
 
 
-class Forest:
-    """Sets of the rows 0 .. n-1; `parent[i] <= i`, and equal exactly at a root."""
+def kind(rows: int) -> np.dtype[Any]:
+    """Return the type of the row numbers of a forest."""
+    return np.dtype(np.int32 if rows < 2**31 else np.int64)
 
-    def __init__(self, rows: int) -> None:
-        self.parent: Rows = np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64)
+
+class Forest:
+    """Sets of the rows 0 .. n-1; `parent[i] <= i`, and equal exactly at a root.
+
+    parent: (n,) numbers that others may work on too, of `kind`, each row a root at first · turn: what others hold while
+    they unite.
+    """
+
+    def __init__(
+        self, rows: int, parent: Rows | None = None, turn: AbstractContextManager[object] | None = None
+    ) -> None:
+        self.parent: Rows = np.arange(rows, dtype=kind(rows)) if parent is None else parent
+        self._turn = turn or nullcontext()
         self._hooks: list[npt.NDArray[np.int64]] = []
 
     def __len__(self) -> int:
@@ -31,14 +49,20 @@ class Forest:
         """Return the root of each given row; the paths walked are halved, and end at the root."""
         parent = self.parent
         roots = parent[rows]
-        open_ = np.flatnonzero(parent[roots] != roots)
+        far = open_ = np.flatnonzero(parent[roots] != roots)
         while open_.size:
             node = roots[open_]
             parent[node] = up = parent[parent[node]]
             roots[open_] = up
             open_ = open_[parent[up] != up]
-        parent[rows] = roots
+        parent[rows[far]] = roots[far]
         return roots
+
+    def apart(self, left: Rows, right: Rows) -> tuple[Rows, Rows]:
+        """Return the roots of left[i] and right[i] where they differ."""
+        left, right = self.find(left), self.find(right)
+        differ = left != right
+        return left[differ], right[differ]
 
     def union(self, left: Rows, right: Rows) -> None:
         """Join the sets of left[i] and right[i] for all i at once.
@@ -47,15 +71,17 @@ class Forest:
         two rounds and not one an arm), then goes on with the edges that still join two sets. Hooked roots point to
         smaller roots, so no cycle can arise.
         """
-        left, right = self.find(left), self.find(right)
-        while True:
-            apart = left != right
-            if not apart.any():
-                return
-            low, high = np.minimum(left, right)[apart], np.maximum(left, right)[apart]
-            np.minimum.at(self.parent, high, low)
-            self._note(high)
-            left, right = self.find(low), self.find(high)
+        left, right = self.apart(left, right)
+        if not len(left):
+            return
+        with self._turn:
+            while True:
+                left, right = self.apart(left, right)
+                if not len(left):
+                    return
+                high = np.maximum(left, right)
+                np.minimum.at(self.parent, high, np.minimum(left, right))
+                self._note(high)
 
     def _note(self, high: Rows) -> None:
         hooked = np.unique(high)

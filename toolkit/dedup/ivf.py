@@ -27,7 +27,8 @@ from toolkit.data.world import World
 from toolkit.dedup.exact import Float, Half, Int, Mask
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import TILE_ROWS, Float32, Slab, band, near
-from toolkit.dedup.ring import Held, collapsed, everywhere, merge
+from toolkit.dedup.node import merge
+from toolkit.dedup.ring import Held, collapsed, everywhere
 from toolkit.dedup.share import Share, agree, ignore, never, spread, swap
 from toolkit.errors import UserError
 

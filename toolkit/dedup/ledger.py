@@ -49,7 +49,7 @@ class Ledger:
         self.flops += max(flops, PAIR_FLOPS)
 
     def load(self, forest: Forest) -> None:
-        """Take over what earlier attempts have saved; the unions go to rank 0's forest."""
+        """Take over what earlier attempts have saved; the unions go to the forest of rank 0's node."""
         if self._share.world.rank == 0:
             for part in self._open().parts():
                 with self._open().load(part, SUFFIX) as file:
@@ -67,7 +67,11 @@ class Ledger:
             forest.union(edges[:, 0], edges[:, 1])
 
     def save(self, forest: Forest) -> None:
-        """Add a part with what is new on all ranks, which come here together."""
+        """Add a part with what is new on all ranks, which come here together.
+
+        What one of them notes may rest on what another has united in the forest of their node. So all must have noted
+        and united what they will before the first of them comes here: then all of it is in one part.
+        """
         pairs, edges = np.array(self._fresh, dtype=np.int64).reshape(-1, 2), forest.news()
         self._fresh, self.flops = [], 0
         world = self._share.world

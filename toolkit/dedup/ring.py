@@ -9,8 +9,8 @@ and in the second half of it meet earlier blocks alone.
 
 Promise: the sets depend on the rows alone. Memory of a rank, beside its rows and some 140 bytes for each: three blocks
 (one coming, one at work, one going), one panel of rows made ready for the screen (up to 160 MB on a CPU, 2 GB on a GPU)
-and two pieces of it, one tile, the ledger's table, and for every row of the join 4 bytes (8 from 2^31 on) and 16 for
-each union not yet saved.
+and two pieces of it, one tile, the ledger's table, and 16 bytes for each union not yet saved. Memory of a node: 4 bytes
+(8 from 2^31 on) for every row of the join (node.py).
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ from toolkit.dedup.exact import Float, Half, Mask, squares
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import Block, Screen, Slab, begun, flops, tile
 from toolkit.dedup.ledger import SAVE_FLOPS, SAVES, Ledger
-from toolkit.dedup.screens.choice import SAMPLE_ROWS, choose, seat
-from toolkit.dedup.share import Share, ignore, never, spread, swap
+from toolkit.dedup.node import NodeForest, merge, seat
+from toolkit.dedup.screens.choice import SAMPLE_ROWS, choose
+from toolkit.dedup.share import Share, ignore, never, swap
 from toolkit.dedup.twins import twins
-
-MERGE_ROWS = 1 << 20  # rows of a forest that travel at once: 4 MiB, and up to 60 MB while they are united
 
 
 def components(
@@ -66,14 +65,14 @@ def components(
     return forest, lengths
 
 
-def collapsed(share: Share, rows: Half) -> tuple[Forest, Float, Mask]:
+def collapsed(share: Share, rows: Half) -> tuple[NodeForest, Float, Mask]:
     """Return a forest of sets of equal rows, and of this rank's rows (m, d) the squared lengths and which take part.
 
     Of equal rows the first takes part; a row that is zero or not finite never does.
     """
     lengths = squares(rows)
     first, numbers = twins(share, rows), share.numbers
-    forest = Forest(share.total)
+    forest = NodeForest(share.world, share.total)
     copies = (lengths > 0) & (first != numbers)
     forest.union(numbers[copies], first[copies])
     return forest, lengths, (lengths > 0) & ~copies
@@ -332,29 +331,3 @@ class Progress:
         if rows > self._told:
             self._advance(rows - self._told)
             self._told = rows
-
-
-def merge(world: World, forest: Forest) -> None:
-    """Unite the forests of all ranks, in a tree, and give all of them the roots."""
-    reach = 1
-    while reach < world.size:
-        if world.rank % (2 * reach) == reach:
-            for start in range(0, len(forest), MERGE_ROWS):
-                world.send(forest.parent[start : start + MERGE_ROWS], world.rank - reach).wait()
-            break
-        if world.rank + reach < world.size:
-            _take(world, forest, world.rank + reach)
-        reach *= 2
-    if world.rank == 0:
-        forest.parent = forest.roots()
-    spread(world, forest.parent)
-    forest.news()
-
-
-def _take(world: World, forest: Forest, source: int) -> None:
-    """Merge another rank's forest, a piece at a time."""
-    for start in range(0, len(forest), MERGE_ROWS):
-        piece = np.empty_like(forest.parent[start : start + MERGE_ROWS])
-        world.receive(piece, source).wait()
-        forest.merge(piece, start)
-        forest.news()

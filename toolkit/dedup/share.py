@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.data.stage import Stopped
-from toolkit.data.world import World
+from toolkit.data.world import Post, World
 from toolkit.dedup.exact import Int
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -201,7 +201,7 @@ def swap(world: World, parts: Sequence[Array]) -> list[Array]:
     return result
 
 
-def spread(world: World, array: Array) -> None:
+def spread(world: Post, array: Array) -> None:
     """Overwrite the array of every rank with that of rank 0, along a tree."""
     reach = 1
     while reach < world.size:
@@ -215,7 +215,7 @@ def spread(world: World, array: Array) -> None:
         reach = half
 
 
-def fold(world: World, array: Array, both: Callable[[Array, Array], Array]) -> None:
+def fold(world: Post, array: Array, both: Callable[[Array, Array], Array]) -> None:
     """Overwrite the array of every rank with those of all ranks taken together, two by two, along a tree."""
     reach = 1
     while reach < world.size and world.rank % reach == 0:

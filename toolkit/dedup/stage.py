@@ -11,8 +11,8 @@ of all its members, earlier ones too. The tables have the unit's rows alone. A r
 earlier one is a row like any other.
 
 Memory of a rank: its part of the living rows' features as stored (2 bytes a value), and of the earlier ones', about 200
-bytes for each of these rows, 4 bytes (8 from 2^31 on) for every row of the unit and every earlier one, and the blocks
-and tiles of ring.py.
+bytes for each of these rows, and the blocks and tiles of ring.py; of a node 4 bytes (8 from 2^31 on) for every row of
+the unit and every earlier one.
 """
 
 from __future__ import annotations

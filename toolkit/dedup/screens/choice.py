@@ -6,12 +6,10 @@ overlook, so the sets are those of the definition with any of them, and the choi
 
 from __future__ import annotations
 
-import socket
 from itertools import combinations_with_replacement
 
 import numpy as np
 
-from toolkit.data.world import World
 from toolkit.dedup import join
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import Block, Pairs, Screen, Slab, flops
@@ -107,12 +105,6 @@ def halves(sample: Slab, distance: float) -> tuple[Slab, Slab]:
     first = forest.roots()[: len(fresh)] == fresh.numbers
     first[:2] = True
     return sample[::2], fresh[first]
-
-
-def seat(world: World) -> int:
-    """Return which of the ranks on its node this one is; all ranks ask together."""
-    hosts = world.allgather(socket.gethostname())
-    return hosts[: world.rank].count(hosts[world.rank])
 
 
 def lengths(rows: int, known: Slab) -> list[Directions]:
