@@ -75,8 +75,8 @@ def pictures() -> dict[str, bytes]:
     }
 
 
-def make(folder: Path, until: str | None = None) -> Path:
-    """Run the pipeline on two input files and return the run folder."""
+def make(folder: Path, until: str | None = None, **options: Any) -> Path:
+    """Run the pipeline on two input files, with other sections of the configuration, and return the run folder."""
     folder.mkdir(exist_ok=True)
     images = pictures()
     for name, data in images.items():
@@ -85,7 +85,7 @@ def make(folder: Path, until: str | None = None) -> Path:
     with serve(site, folder) as server:
         _inputs(folder, f"http://{server.address}/beacon")
         config = folder / "run.config.yaml"
-        config.write_text(yaml.safe_dump(_config(folder, server.address)))
+        config.write_text(yaml.safe_dump(_config(folder, server.address) | options))
         danqing("run", config, *(["--until", until] if until else []))
     return folder / "run"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,8 +20,8 @@ from toolkit.run.run import Run, open_run
 SAID = "recall of merge: 0.9950, measured: of the 1,200 near-duplicates of 2,048 sampled images, 1,194 are in one set"
 
 
-def searched(folder: Path, **tallies: int) -> Run:
-    """Make a run without rows that is done up to merge, whose mark has these tallies, if any."""
+def searched(folder: Path, facts: dict[str, Any] | None = None, **tallies: int) -> Run:
+    """Make a run without rows that is done up to merge, whose mark has these tallies and facts, if any."""
     run = begun(folder, shards=1, kind="inline")
     for stage in run.stages[: 1 + [stage.name for stage in run.stages].index("merge")]:
         for unit in range(run.all_units(stage)):
@@ -34,6 +35,7 @@ def searched(folder: Path, **tallies: int) -> Run:
                 rows_in=0,
                 rows_out=0,
                 tallies=told,
+                facts=(facts or {}) if stage.name == "merge" else {},
             )
             write(run.layout.mark(stage, unit), msgspec.json.encode(mark))
         run.forget()

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tests.crawl import config, danqing, tree
 from tests.site import serve
@@ -94,6 +95,54 @@ def test_the_run_is_sound_and_goes_on_and_says_no_place_of_the_earlier_one(runs:
     assert tree(runs / "new") == before
     card = (runs / "new" / "90_export" / "data" / "README.md").read_text()
     assert str(runs) not in card and "dedup.earlier" in card
+
+
+def test_marks_tell_how_the_join_compared_and_status_says_it(runs: Path) -> None:
+    told = "whole tiles of 1728 values in float32 by NumPy"
+    run = open_run(runs / "new")
+    for name, units in (("dedup", 2), ("merge", 1)):
+        assert [entry.mark.facts["join"] for entry in run.marks(BY_NAME[name]).values()] == units * [[told]]
+    said = danqing("status", runs / "new").stdout.splitlines()
+    assert {f"join of dedup: {told} (2 units)", f"join of merge: {told}"} <= set(said)
+
+
+@pytest.fixture
+def away(runs: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the run that is held against the other, which is in an archive by now; its configuration."""
+    shutil.copytree(runs / "new", tmp_path / "new")
+    tree_ = yaml.safe_load((runs / "new.yaml").read_text()) | {"run_dir": str(tmp_path / "new")}
+    path = tmp_path / "new.yaml"
+    path.write_text(yaml.safe_dump(tree_))
+    (runs / "old").rename(runs / "archive")
+    yield path
+    (runs / "archive").rename(runs / "old")
+
+
+def test_once_merge_is_done_a_run_goes_on_without_the_earlier_one(away: Path) -> None:
+    root = away.parent / "new"
+    before = tree(root)
+    shutil.rmtree(root / "90_export")
+    rows = {row["stage"]: row for row in json.loads(danqing("plan", away, "--json").stdout)["stages"]}
+    assert rows["merge"]["core_hours"] == 0 and rows["export"]["done"] == 0
+    danqing("run", away)
+    assert tree(root) == before
+    danqing("verify", root)
+
+
+@pytest.mark.parametrize("stage", ["40_image", "80_merge"])
+def test_until_merge_is_done_the_earlier_one_is_wanted(away: Path, stage: str) -> None:
+    shutil.rmtree(away.parent / "new" / stage)
+    for command in ("plan", "run"):
+        assert "old matches nothing" in danqing(command, away, code=2).stderr
+
+
+def test_once_merge_is_done_another_earlier_one_is_another_run_still(away: Path, runs: Path) -> None:
+    with pytest.raises(UserError, match=r"Different: what dedup\.earlier holds"):
+        look(load(str(away), [f"dedup.earlier=[{many_features(runs / 'other.h5', rows=9)}]"]))
+    listed = away.parent / "new" / "earlier.jsonl"
+    listed.write_text("junk\n")
+    with pytest.raises(UserError, match="matches nothing"):
+        look(load(str(away)))
 
 
 def test_a_plan_counts_the_earlier_rows(runs: Path) -> None:

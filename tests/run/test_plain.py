@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolkit.data import features
 from toolkit.data.pair import pair_id
 from toolkit.errors import UserError
+from toolkit.run.earlier import find, pieces
 from toolkit.run.inputs import Inputs, _join, kind
 
 IDS = st.lists(st.sampled_from("abcdef"), max_size=12)
@@ -148,3 +152,34 @@ def test_a_tar_that_exhausts_the_stack_or_memory_costs_itself(tmp_path: Path, da
     assert found.tables[1].num_rows == 1
     assert [(where, what[:14]) for where, what in damage] == [(str(tmp_path / "bomb.tar"), "not readable: ")]
     assert damage[0][1] != "not readable: "
+
+
+def test_ids_of_feature_files_are_read_when_asked_for_and_never_held_as_text(tmp_path: Path) -> None:
+    """A file may have more rows than a rank could hold Python strings of; of 16 bytes two copies are there at once."""
+    ids = np.random.default_rng(1).integers(0, 256, (100_000, 16), np.uint8)
+    for name in ("a.h5", "b.h5"):
+        with (tmp_path / name).open("w+b") as sink:
+            features.write(sink, ids=ids, image=[np.ones((len(ids), 1), np.float16)], dim=1)
+    (source,) = find([str(tmp_path / "a.h5")])
+    (piece,) = pieces(source)
+    tracemalloc.start()
+    try:
+        inputs = Inputs([tmp_path / "a.h5", tmp_path / "b.h5"], lambda where, what: None)
+        held = tracemalloc.get_traced_memory()[0]
+        found = [inputs.feature_ids(1), piece.ids()]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert all((one == ids).all() for one in found)
+    assert held < 4 * len(ids)
+    assert peak < 4 * 16 * len(ids)
+
+
+def test_ids_of_feature_files_are_those_that_no_table_has_dropped(tmp_path: Path) -> None:
+    ids = np.random.default_rng(1).integers(0, 256, (5, 16), np.uint8)
+    with (tmp_path / "a.h5").open("w+b") as sink:
+        features.write(sink, ids=ids, image=[np.ones((5, 1), np.float16)], dim=1)
+    dropped = [None, "image.blur", None, None, "image.blur"]
+    table = parquet(tmp_path / "b", id=features.unpacked(ids), dropped=pa.array(dropped, pa.string()))
+    inputs = Inputs([tmp_path / "a.h5", table], lambda where, what: None)
+    assert inputs.feature_ids(0).tolist() == ids[[0, 2, 3]].tolist()

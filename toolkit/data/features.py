@@ -23,11 +23,11 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.data.ids import Ids
 from toolkit.data.pair import ID_BYTES
 from toolkit.errors import UserError, WorkError
 
 Rows = npt.NDArray[np.float16]  # (n, d)
-Ids = npt.NDArray[np.uint8]  # (n, 16)
 
 ALIGNMENT = 4096
 BLOCK = 8192  # rows copied at once

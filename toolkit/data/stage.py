@@ -13,6 +13,7 @@ from typing import IO, Any, Literal, Protocol
 
 import pyarrow as pa
 
+from toolkit.data.ids import Ids
 from toolkit.data.world import World
 
 
@@ -116,6 +117,9 @@ class Task(Protocol):
     def total(self) -> int:
         """Return the number of rows alive at this stage's input over all shards."""
 
+    def ids(self, shard: int) -> Ids:
+        """Return the ids of the rows alive at this stage's input, as `rows` does, in 16 bytes each."""
+
     def table(self, stage: str, unit: int = 0) -> pa.Table:
         """Return the whole table of an earlier reduce stage (unique, words, hosts)."""
 
@@ -158,6 +162,9 @@ class Task(Protocol):
     def tally(self, key: str, rows: int) -> None:
         """Add to a named number in the mark, e.g. "language.eng"; numbers of all shards add up in the report."""
 
+    def note(self, fact: str, said: Sequence[str]) -> None:
+        """Say in the log, and note in the mark, what another machine may do otherwise to the same result."""
+
     def advance(self, rows: int) -> None:
         """Say that so many more rows are done, for the progress display."""
 
@@ -191,8 +198,8 @@ class Earlier(Protocol):
     def rows(self) -> int:
         """Return the number of rows."""
 
-    def ids(self) -> Sequence[str]:
-        """Return the ids of the rows."""
+    def ids(self) -> Ids:
+        """Return the ids of the rows, (rows, 16)."""
 
     def open(self) -> IO[bytes]:
         """Open a file of features for reading that holds these rows in this order, maybe among others."""

@@ -107,6 +107,7 @@ class Screen(Protocol):
 
     tile_rows: int  # rows of a block at most
     panel_rows: int  # rows held ready while others pass by
+    told: str  # what it compares, how and where, in words
 
     def ready(self, slab: Slab) -> Block:
         """Return the rows made ready."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.data.features import Ids
+from toolkit.data.ids import Ids
 from toolkit.data.pair import ID_BYTES
 from toolkit.dedup.exact import Int
 from toolkit.errors import WorkError
@@ -24,7 +24,7 @@ def living(stored: Ids, alive: Ids, shard: int | str | None) -> Int:
 
     Raises WorkError where they are not all there, in the same order; it names the shard, or what else is given.
     """
-    if np.array_equal(stored, alive):
+    if np.array_equal(_words(stored), _words(alive)):
         return np.arange(len(stored))
     numbers = np.flatnonzero(np.isin(_words(stored), _words(alive)))
     if not np.array_equal(stored[numbers], alive):

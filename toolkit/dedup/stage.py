@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from toolkit.data.features import Features, Ids, packed, read, unpacked
+from toolkit.data.features import Features, read
+from toolkit.data.ids import Ids, column
 from toolkit.data.pair import ID_BYTES, schema
 from toolkit.data.stage import Earlier, Task
 from toolkit.data.table import build
@@ -84,25 +85,52 @@ class Piece:
         return self.source.open()
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Own:
+    """What this rank holds of the rows, those of the unit first; where nothing is compared the ids alone."""
+
+    ids: Ids
+    rows: Half
+    worth: Float | None  # where the best of a set stays
+
+
 def _run(task: Task, stage: str, wanted: bool) -> None:
+    share, counts, own = _own(task, stage, wanted)
+    if wanted:
+        answer, invalid = _search(task, stage, share, own)
+    else:
+        answer, invalid = alone(share, own.ids), np.zeros(share.own, dtype=np.bool_)
+        task.advance(share.rows)
+    _write(task, stage, share, counts, _packed(share, own.ids[: share.own], answer, invalid))
+
+
+def _own(task: Task, stage: str, wanted: bool) -> tuple[Share, dict[int, int], Own]:
+    """Return how the rows are shared, how many each shard has, and what this rank holds.
+
+    The ids of all rows of a shard, which may be a file of any size, are given up with the pieces.
+    """
     counts, known = _counts(task)
     earlier = task.world.bcast(list(task.earlier()) if wanted and task.world.rank == 0 else [])
     rows, kept = sum(counts.values()), sum(source.rows for source in earlier)
     share = Share(task.world, rows, block_rows(rows), kept, block_rows(kept))
     pieces = _pieces(task, range(share.begin, share.end), counts.items(), known)
     pieces += _pieces(task, share.older, [(source, source.rows) for source in earlier])
-    own = [piece.ids[piece.start : piece.stop] for piece in pieces]
-    ids = np.concatenate([np.empty((0, ID_BYTES), dtype=np.uint8), *own])
-    if wanted:
-        answer, invalid = _search(task, stage, share, pieces, ids)
-    else:
-        answer, invalid = alone(share, ids), np.zeros(share.own, dtype=np.bool_)
-        task.advance(share.rows)
-    _write(task, stage, share, counts, _packed(share, ids[: share.own], answer, invalid))
+    parts = [np.empty((0, ID_BYTES), dtype=np.uint8), *(piece.ids[piece.start : piece.stop] for piece in pieces)]
+    ids = np.concatenate(parts)
+    if not wanted:
+        return share, counts, Own(ids, np.empty((0, 0), dtype=np.float16), None)
+    worth = _worth(task, pieces) if _keep(task, stage) == "best" else None
+    return share, counts, Own(ids, _load(task, pieces, len(ids)), worth)
+
+
+def _keep(task: Task, stage: str) -> Keep:
+    """Return by what the survivor of a set is chosen."""
+    keep: Keep = task.config.dedup.keep
+    return "centroid" if stage == "dedup" and task.config.dedup.by_align else keep
 
 
 def _ids(task: Task, source: Source) -> Ids:
-    return packed(task.rows("id", shard=source)["id"].to_pylist() if isinstance(source, int) else source.ids())
+    return task.ids(source) if isinstance(source, int) else source.ids()
 
 
 def _counts(task: Task) -> tuple[dict[int, int], dict[int, Ids]]:
@@ -132,14 +160,11 @@ def _pieces(
     return pieces
 
 
-def _search(task: Task, stage: str, share: Share, pieces: Sequence[Piece], ids: Ids) -> tuple[Survivors, Mask]:
+def _search(task: Task, stage: str, share: Share, own: Own) -> tuple[Survivors, Mask]:
     """Return who stays, and which rows are zero or not finite and therefore like nothing."""
-    section = task.config.dedup
-    keep: Keep = "centroid" if stage == "dedup" and section.by_align else section.keep
-    worth = _worth(task, pieces) if keep == "best" else None
-    rows = _load(task, pieces, len(ids))
-    forest, squares = _sets(task, share, rows)
-    answer = survivors(share, forest.parent, ids, squares, rows, keep=keep, worth=worth, stopping=task.stopping)
+    forest, squares = _sets(task, share, own.rows)
+    given = forest.parent, own.ids, squares, own.rows
+    answer = survivors(share, *given, keep=_keep(task, stage), worth=own.worth, stopping=task.stopping)
     return answer, ~(squares[: share.own] > 0)
 
 
@@ -154,6 +179,7 @@ def _sets(task: Task, share: Share, rows: Half) -> tuple[Forest, Float]:
             section.distance,
             ledger,
             device=section.device,
+            tell=lambda screens: task.note("join", screens),
             advance=task.advance,
             stopping=task.stopping,
         )
@@ -269,12 +295,13 @@ def _collected(world: World, cuts: npt.NDArray[np.int64], own: npt.NDArray[Any])
 
 
 def _table(stage: str, answers: npt.NDArray[Any]) -> pa.Table:
-    reason = np.where(answers["bad"], "embed.invalid", np.where(answers["known"], KNOWN, STEP[stage]))
+    reasons = pa.array([STEP[stage], KNOWN, "embed.invalid"], pa.string())
+    reason = np.where(answers["bad"], 2, answers["known"]).astype(np.int8)
     columns = {
-        "id": unpacked(answers["id"]),
-        "set": unpacked(answers["set"]),
+        "id": column(answers["id"]),
+        "set": column(answers["set"]),
         "size": answers["size"],
         "distance": answers["distance"],
-        "dropped": pa.array(reason, pa.string(), mask=~(answers["bad"] | answers["out"])),
+        "dropped": reasons.take(pa.array(reason, mask=~(answers["bad"] | answers["out"]))),
     }
     return build(schema(stage), columns)

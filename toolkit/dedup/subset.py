@@ -16,7 +16,7 @@ from typing import IO
 
 import numpy as np
 
-from toolkit.data.features import Ids
+from toolkit.data.ids import Ids
 from toolkit.data.pair import ID_BYTES
 from toolkit.data.world import ALONE
 from toolkit.dedup.exact import Float, Half, Int, Mask

@@ -28,7 +28,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.data.features import Ids
+from toolkit.data.ids import Ids
 from toolkit.data.world import ALONE, World
 from toolkit.dedup.exact import CACHED_ROWS, Float, Half, Int, Mask, chunk, cosines, dots, steps
 from toolkit.dedup.share import Array, Share, agree, dealt, fold, never, rounds, swap

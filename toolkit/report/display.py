@@ -12,6 +12,7 @@ from typing import Any
 from toolkit.data.stage import Kind, Stage, stem
 from toolkit.data.visible import visible
 from toolkit.recipe import BY_NAME
+from toolkit.report import joins
 from toolkit.report.logs import command
 from toolkit.report.recall import TALLIES, counted, recall, words
 from toolkit.run import clock, scheduler
@@ -320,5 +321,7 @@ def stage_lines(task: Any) -> Iterator[str]:
         yield f"{step}: {rows:,}"
     if TALLIES[0] in books.tallies:
         yield words(counted(task.stage.name, books.tallies))
+    for told in books.facts.get(joins.FACT, ()):
+        yield joins.words({"stage": task.stage.name, "told": told, "units": 1})
     left = "" if task.stage.kind is Kind.REDUCE else f", {books.rows_out:,} of them not dropped"
     yield f"{task.stage.name}: {books.rows_in:,} rows written{left}"

@@ -21,7 +21,7 @@ import toolkit
 from toolkit.data.stage import FunnelRow, stem
 from toolkit.data.visible import visible
 from toolkit.recipe import PAPER
-from toolkit.report.recall import words
+from toolkit.report import joins, recall
 from toolkit.report.samples import SHARDS, samples
 from toolkit.report.status import status
 from toolkit.run import files
@@ -62,7 +62,7 @@ def page(run: Run) -> bytes:
         state=state,
         versions=versions(run),
         missing=absent,
-        recall=list(map(words, state["recall"])),
+        searches=[*map(recall.words, state["recall"]), *map(joins.words, state["joins"])],
         funnel=list(lines(run, [folder for folder, _, _ in absent])),
         dropped=found.dropped,
         kept=found.kept,

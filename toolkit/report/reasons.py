@@ -90,17 +90,21 @@ def _set(row: Row, config: Config) -> str:
     )
 
 
-def _batch(row: Row, config: Config) -> str:
-    return _set(row, config) if config.dedup.by_align else _best(row, config)
+def best(step: str, config: Config) -> str | None:
+    """Return the column by which a step chose who stays of a set; None where it has no sets, or went by no column."""
+    by_column = {"dedup.batch": not config.dedup.by_align, "merge.global": True}.get(step, False)
+    return config.dedup.best.removeprefix("-") if config.dedup.best and by_column else None
 
 
-def _best(row: Row, config: Config) -> str:
+def _chosen(step: str) -> Reason:
     """Say also by which column the one that stays was chosen."""
-    best = config.dedup.best
-    if best is None:
-        return _set(row, config)
-    end = "lowest" if best.startswith("-") else "highest"
-    return f"{_set(row, config)}; {row['set']} has the {end} {best.removeprefix('-')} and stays"
+
+    def words(row: Row, config: Config) -> str:
+        name = best(step, config)
+        end = "lowest" if name != config.dedup.best else "highest"
+        return f"{_set(row, config)}; {row['set']} has the {end} {name} and stays" if name else _set(row, config)
+
+    return Reason("distance", words)
 
 
 def _known(row: Row, config: Config) -> str:
@@ -153,8 +157,8 @@ REASONS: Mapping[str, Reason] = {
     "image.blur": _value("sharpness", lambda c: f"at least {c.image.min_sharpness:g}"),
     "image.entropy": _value("image_entropy", lambda c: f"at least {c.image.min_entropy:g}"),
     "embed.invalid": _value("norm", lambda c: "must be above 0 and finite"),
-    "dedup.batch": Reason("distance", _batch),
+    "dedup.batch": _chosen("dedup.batch"),
     "align.band": Reason("cosine", _band),
     "merge.earlier": Reason("distance", _known),
-    "merge.global": Reason("distance", _best),
+    "merge.global": _chosen("merge.global"),
 }

@@ -71,6 +71,18 @@ class Recall(TypedDict):
     """Share of the edges that was found; null where there are none."""
 
 
+class Join(TypedDict):
+    """A way in which ranks have compared images. Every way finds the same, and takes its own time."""
+
+    stage: str
+    """Name of the stage."""
+    told: str
+    """What they compared, in what numbers, and where; of short forms of the rows also how many pairs of a sample these
+    left to be decided."""
+    units: int
+    """Finished units of which a rank did so."""
+
+
 class FailedUnit(TypedDict):
     """A unit whose last attempt failed and that is not done since."""
 
@@ -185,6 +197,8 @@ class Status(TypedDict):
     """One entry a step, in order."""
     recall: list[Recall]
     """One entry for each stage that searched with `dedup.backend: faiss`; empty where every edge was found."""
+    joins: list[Join]
+    """How dedup and merge looked for every edge, each way once."""
     damages: int
     """Bad records and files passed over, in all."""
     damage: list[Damage]
@@ -244,6 +258,9 @@ class StoryStep(TypedDict):
     """Name of the stage."""
     dropped: str | None
     """The step that dropped the pair here, or null."""
+    why: str | None
+    """What decided, in words: the measured value and its threshold; of a set of which the best stays also the column,
+    and the values of the pair and, where it is of the same shard, of the one that stays. Null where it went on."""
     columns: dict[str, Any]
     """The pair's row in the stage's table, `dropped` apart; columns as in the tables above."""
 

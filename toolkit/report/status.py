@@ -9,6 +9,7 @@ from typing import Any
 from toolkit.data.stage import Stage, stem
 from toolkit.data.visible import visible
 from toolkit.report import cluster
+from toolkit.report import joins as ways
 from toolkit.report.logs import command, log_of, tail
 from toolkit.report.recall import recall, words
 from toolkit.run.failures import Failure, failures
@@ -34,6 +35,7 @@ def status(run: Run) -> dict[str, Any]:
         "stages": stages,
         "funnel": tree(funnel(run)),
         "recall": list(recall(run)),
+        "joins": list(ways.joins(run)),
         "damages": sum(s["damages"] for s in stages),
         "damage": list(islice(_damage(run), NAMED)),
         "failed": [*_failed(run, failed)],
@@ -98,6 +100,7 @@ def lines(state: dict[str, Any]) -> Iterator[str]:
             f"{s['bytes'] / 1e9:>9.3f} {s['seconds']:>9.1f}  {', '.join(_notes(s, jobs.get(s['stage'])))}"
         )
     yield from map(words, state["recall"])
+    yield from map(ways.words, state["joins"])
     for item in state["failed"]:
         yield from _failure(item)
     for item in state["damage"]:

@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from toolkit.data.pair import owner
 from toolkit.data.stage import Kind, Stage
 from toolkit.data.visible import visible
 from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME
+from toolkit.report.reasons import best, reason
 from toolkit.run.run import Run
 from toolkit.run.tables import Shard, read
 
@@ -66,11 +68,12 @@ class _Tables:
 
 def _follow(tables: _Tables, row: int) -> Iterator[dict[str, Any]]:
     position = row
+    known: dict[str, Any] = {}  # of the pair, from all stages so far
     for stage in tables.shard.run.stages:
         if stage.name == "unique":
             repeated = tables.shard.repeated().filter(pc.equal(tables.shard.repeated()["row"], row)).to_pylist()
             if repeated:
-                yield _step(stage, repeated[0])
+                yield _step(tables, stage, repeated[0], known)
                 return
         if stage.kind is Kind.REDUCE:
             continue
@@ -78,7 +81,8 @@ def _follow(tables: _Tables, row: int) -> Iterator[dict[str, Any]]:
         if loaded is None:
             return
         found, living = loaded
-        step = _step(stage, found.slice(position, 1).to_pylist()[0])
+        step = _step(tables, stage, found.slice(position, 1).to_pylist()[0], known)
+        known = step["columns"] | known  # of one name the first counts, as `owner` says
         yield step
         if step["dropped"] is not None:
             return
@@ -88,9 +92,22 @@ def _follow(tables: _Tables, row: int) -> Iterator[dict[str, Any]]:
         position = at
 
 
-def _step(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
+def _step(tables: _Tables, stage: Stage, values: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     dropped = values.pop("dropped", None)
-    return {"stage": stage.name, "dropped": dropped, "columns": values}
+    why = _reason(tables, dropped, values, known) if dropped in stage.steps else None
+    return {"stage": stage.name, "dropped": dropped, "why": why, "columns": values}
+
+
+def _reason(tables: _Tables, step: str, values: dict[str, Any], known: dict[str, Any]) -> str:
+    """Return what decided, in words; where the best of a set stays with both values, if it is of the same shard."""
+    config = tables.shard.run.config
+    said, name = reason(step, values, config), best(step, config)
+    if name is None:
+        return said
+    loaded = tables.get(BY_NAME[owner(name)])
+    theirs = [] if loaded is None else loaded[0].filter(pc.equal(loaded[0]["id"], values["set"]))[name].to_pylist()
+    there = f", {_shown(theirs[0])} there" if theirs else ""
+    return f"{said} ({name} {_shown(known.get(name))} here{there})"
 
 
 def lines(story: dict[str, Any]) -> Iterator[str]:
@@ -99,10 +116,17 @@ def lines(story: dict[str, Any]) -> Iterator[str]:
     yield f"{story['id']}  shard {story['shard']}, row {story['row']}, batch {story['batch']}: {end}"
     for step in story["stages"]:
         values = ", ".join(f"{k} {_shown(v)}" for k, v in step["columns"].items() if k != "id" and v is not None)
-        yield f"  {step['stage']:<7} {'DROPPED by ' + step['dropped'] if step['dropped'] else 'passed'}: {values}"
+        yield f"  {step['stage']:<7} {_end(step)}: {values}"
+
+
+def _end(step: dict[str, Any]) -> str:
+    why = f" ({visible(step['why'])})" if step["why"] else ""
+    return f"DROPPED by {step['dropped']}{why}" if step["dropped"] else "passed"
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "not measured"
     if isinstance(value, float):
         return f"{value:.6g}"
     return visible(str(value))

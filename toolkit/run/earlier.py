@@ -21,7 +21,8 @@ from typing import IO, TYPE_CHECKING
 
 from toolkit.config.config import canonical
 from toolkit.config.embed import Embed
-from toolkit.data import table
+from toolkit.data import ids, table
+from toolkit.data.ids import Ids
 from toolkit.data.stage import Output, Stage
 from toolkit.errors import UserError, WorkError
 from toolkit.recipe import BY_NAME
@@ -71,13 +72,12 @@ class Piece:
     features: File
     table: File | None
 
-    def ids(self) -> list[str]:
+    def ids(self) -> Ids:
         """Return the ids of the rows, in the order of the features."""
         if self.table is None:
             return _ids(self.features)
         with self.table.open() as file:
-            found: list[str] = table.read(file, ["id"])["id"].to_pylist()
-        return found
+            return ids.array(table.read(file, ["id"])["id"])
 
     def open(self) -> IO[bytes]:
         """Open the features, which may have more rows."""
@@ -226,11 +226,9 @@ def _file(run: Run, stage: str, output: Output) -> File:
     return File(run.layout.file(BY_NAME[stage], output.path), output.bytes, output.digest)
 
 
-def _ids(file: File) -> list[str]:
-    from toolkit.data.features import unpacked
-
+def _ids(file: File) -> Ids:
     with _features(file) as found:
-        return unpacked(found.ids)
+        return found.ids
 
 
 @contextmanager

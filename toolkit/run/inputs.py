@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from toolkit.data import pair, table
+from toolkit.data import ids, pair, table
+from toolkit.data.ids import Ids
 from toolkit.data.tar import BLOCK, Joined, header, key, members
 from toolkit.errors import UserError
 from toolkit.source.table import TEXTS
@@ -67,7 +68,6 @@ class Inputs:
         self.tables: dict[int, pa.Table] = {}  # by the number of the input; dropped rows are still there
         self.features: dict[int, Path] = {}
         self.tars: list[Path] = []
-        self._ids: dict[int, pa.Table] = {}  # of the feature files
         self._aside: dict[str, list[pa.Table]] = {}
         for number, path in enumerate(paths):
             try:
@@ -87,7 +87,7 @@ class Inputs:
         if found == "empty":
             raise ValueError("the file is empty")
         if found == "hdf5":
-            self._ids[number] = _feature_ids(path)
+            _stored(path)
             self.features[number] = path
         elif found == "tar":
             self.tars.append(path)
@@ -128,7 +128,7 @@ class Inputs:
     @cached_property
     def rows(self) -> pa.Table:
         """The rows that every table has and none has dropped, with the columns of all, in the order of the first."""
-        groups: dict[object, list[pa.Table]] = {"features": list(self._ids.values())}
+        groups: dict[object, list[pa.Table]] = {"features": list(map(_named, self.features.values()))}
         for part in [*self.tables.values(), *self._samples]:
             group = "pairs" if "url" in part.column_names else frozenset(part.column_names)
             groups.setdefault(group, []).append(_living(part))
@@ -141,10 +141,16 @@ class Inputs:
 
     def feature_rows(self, number: int) -> pa.Table:
         """Return the rows of one feature file, in its order, that no table has dropped, with the tables' columns."""
-        own = self._ids[number]
+        own = _named(self.features[number])
         if not self.tables and not self._samples:
             return own
         return self.rows.take(pc.index_in(own["id"], value_set=self.rows["id"].combine_chunks()).drop_null())
+
+    def feature_ids(self, number: int) -> Ids:
+        """Return the ids of these rows; without tables they are those of the file, and never held as text."""
+        if not self.tables and not self._samples:
+            return _stored(self.features[number])
+        return ids.array(self.feature_rows(number)["id"])
 
     def aside(self, stage: str) -> pa.Table:
         """Return what was given of the table of a reduce stage, maybe nothing."""
@@ -270,11 +276,17 @@ def _occurrence(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return counts
 
 
-def _feature_ids(path: Path) -> pa.Table:
-    from toolkit.data.features import read, unpacked
+def _stored(path: Path) -> Ids:
+    """Return the ids of a feature file."""
+    from toolkit.data.features import read
 
     with path.open("rb") as file, read(file) as found:
-        return pa.table({"id": pa.array(unpacked(found.ids), pa.string())})
+        return found.ids
+
+
+def _named(path: Path) -> pa.Table:
+    """Return the rows of a feature file."""
+    return pa.table({"id": ids.column(_stored(path))})
 
 
 def _holds(tar: Path, rows: pa.Table) -> bool:

@@ -69,7 +69,8 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """The first 100 of them: where, and what."""
     facts: dict[str, Any] = {}
     """What may differ between two runs of the same work, and is not digested: `host`, `attempt`, `started` (UTC),
-    `seconds`, `toolkit` (its version), `job` (that of Slurm, or array element; null where there was none)."""
+    `seconds`, `toolkit` (its version), `job` (that of Slurm, or array element; null where there was none); of dedup and
+    merge `join`, a list of how its ranks compared images, in words."""
 
     @property
     def digest(self) -> str:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from toolkit.config import Config
 from toolkit.data import pair, table
+from toolkit.data.ids import Ids
 from toolkit.data.stage import FunnelRow, Kind, Output, Stage
 from toolkit.data.world import ALONE, World
 from toolkit.errors import UserError, WorkError
@@ -174,6 +175,10 @@ class PlainTask(BaseTask):
         if self.stage.name == "export" and self.config.export.images:  # what a cut tar has lost can not be published
             found = found.filter(pc.is_valid(found["offset"]))
         return found.select(list(names))
+
+    def ids(self, shard: int) -> Ids:
+        """Return the ids of the rows of a feature file that no input has dropped."""
+        return self.inputs.feature_ids(shard)
 
     def _rows(self, shard: int | None) -> pa.Table:
         one = self.stage.kind is Kind.COLLECTIVE and shard is not None

@@ -102,7 +102,8 @@ def _join_seconds(run: Run, stage: Stage, rows: int) -> float:
     if run.config.dedup.scope == {"dedup": "global", "merge": "batch"}[stage.name]:
         return 0.0
     batches = run.units(stage)
-    earlier = sum(piece.rows for source in run.earlier for piece in pieces(source)) if stage.name == "merge" else 0
+    joined = stage.name == "merge" and not run.complete(stage)  # else the earlier runs may be gone
+    earlier = sum(piece.rows for source in run.earlier for piece in pieces(source)) if joined else 0
     return batches * flops(rows // batches, load(run.config.embed).dim, earlier) / JOIN_RATE
 
 

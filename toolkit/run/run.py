@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -93,6 +94,18 @@ class Run:
             found = []  # which does not fit
         self._fit(found)
         return found
+
+    def recorded(self, config: Config) -> list[past.Source]:
+        """Return what earlier.jsonl says where that is enough: all up to merge is done, and `config` names the same.
+
+        Nothing will be read then of the earlier runs, which may be in an archive by now. Nothing is returned elsewhere.
+        """
+        merge = BY_NAME["merge"]
+        same = sorted(config.dedup.earlier) == sorted(self.config.dedup.earlier)
+        if same and config.dedup.earlier and all(map(self.complete, [*self.before(merge), merge])):
+            with contextlib.suppress(WorkError):
+                return self.earlier
+        return []
 
     def intact(self) -> None:
         """Raise WorkError where what the run was started with is not what it was."""
@@ -380,10 +393,10 @@ def look(config: Config) -> Run:
     """Return the run that this configuration would make or continue, and write nothing."""
     config, inputs = resolve(config)
     layout = Layout(Path(config.run_dir).absolute())
-    earlier = past.find(config.dedup.earlier, layout.root)
+    there = open_run(layout.root) if layout.run_yaml.exists() else None
+    earlier = (there and there.recorded(config)) or past.find(config.dedup.earlier, layout.root)
     name = digest(config, inputs, [source.content for source in earlier])
     run = Run(layout, config, name, math.ceil(len(inputs) / config.input.files_per_shard), inputs, earlier)
-    there = open_run(layout.root) if layout.run_yaml.exists() else None
     if there is None:
         past.fit(earlier, config.embed)
     elif there.digest != name:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ import pyarrow.compute as pc
 import toolkit
 from toolkit.config import Config
 from toolkit.config.config import canonical
-from toolkit.data import pair, table
+from toolkit.data import ids, pair, table
+from toolkit.data.ids import Ids
 from toolkit.data.stage import FunnelRow, Output, Stage, Stopped, stem
 from toolkit.data.world import ALONE, World
 from toolkit.errors import WorkError
@@ -52,6 +54,7 @@ class Books:
     drops: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     tallies: Counter[str] = field(default_factory=Counter)
+    facts: dict[str, Sequence[str]] = field(default_factory=dict)
     damages: int = 0
     damage: list[tuple[str, str]] = field(default_factory=list)
     opened: dict[str, IO[bytes]] = field(default_factory=dict)
@@ -162,6 +165,10 @@ class BaseTask:
         """Add to a named number."""
         self.books.tallies[key] += rows
 
+    def note(self, fact: str, said: Sequence[str]) -> None:
+        """Note what may differ between two attempts."""
+        self.books.facts[fact] = said
+
     def advance(self, rows: int) -> None:
         """Report progress; a stage without checkpoints is stopped here."""
         self.on_advance(rows)
@@ -209,6 +216,10 @@ class RunTask(BaseTask):
         source = ShardTables(self, self.unit if shard is None else shard)
         return gather(self.run.chain(self.stage), names, source, unique=self.stage.number > BY_NAME["unique"].number)
 
+    def ids(self, shard: int) -> Ids:
+        """Return the ids of the rows alive at this stage's input."""
+        return ids.array(self.rows("id", shard=shard)["id"])
+
     def table(self, stage: str, unit: int = 0) -> pa.Table:
         """Return an earlier table whole; of source only what unique needs, its pages checked but not its digest."""
         columns = ["id", "dropped"] if stage == "source" else None
@@ -252,6 +263,12 @@ class RunTask(BaseTask):
         raise WorkError(
             f"{where} is not what was published ({what}); `danqing repair` finds and mends what is damaged."
         )
+
+    def note(self, fact: str, said: Sequence[str]) -> None:
+        """Note what may differ between two attempts, and say it in the log; on a terminal there are bars."""
+        super().note(fact, said)
+        if self.world.rank == 0 and not sys.stdout.isatty():
+            print(f"{clock.now()} {self.stage.name} {stem(self.unit)}: {fact}: {'; '.join(said)}", flush=True)
 
     def checkpoint(self) -> Parts:
         """Return this unit's finished parts."""
@@ -362,7 +379,7 @@ def _work(run: Run, task: RunTask) -> None:
     outputs = task.books.finish()
     facts: dict[str, Any] = {"host": socket.gethostname(), "attempt": folder.name, "job": scheduler.element()}
     facts |= {"started": started, "seconds": round(clock.ticks() - begin, 3), "toolkit": toolkit.__version__}
-    mark = _mark(task, outputs, facts)
+    mark = _mark(task, outputs, task.books.facts | facts)
     publish(run.layout, stage, folder, mark)
 
 

@@ -108,7 +108,7 @@ class Watched:
 
     def __init__(self, screen: Cuda) -> None:
         self._screen = screen
-        self.tile_rows, self.panel_rows = screen.tile_rows, screen.panel_rows
+        self.tile_rows, self.panel_rows, self.told = screen.tile_rows, screen.panel_rows, screen.told
         self.began = 0.0
 
     def ready(self, slab: Slab) -> Block:

@@ -13,7 +13,7 @@ import numpy as np
 from toolkit.dedup import join
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import Block, Pairs, Screen, Slab, flops
-from toolkit.dedup.screens.shadow import Directions, principal
+from toolkit.dedup.screens.shadow import Directions, leaving, principal
 from toolkit.errors import UserError
 
 PANEL_BYTES = 48 << 20  # 16,384 rows of 768 float32 values: making a piece ready costs a tenth of one of its tiles
@@ -34,6 +34,7 @@ class Single:
     def __init__(self, dim: int) -> None:
         self.tile_rows = join.TILE_ROWS
         self.panel_rows = PANEL_BYTES // (4 * max(1, dim))
+        self.told = f"whole tiles of {dim} values in float32 by NumPy"
 
     def ready(self, slab: Slab) -> Block:
         """Return the rows with their float32 form of length 1."""
@@ -87,8 +88,14 @@ def _cpu(rows: int, sample: Slab, distance: float) -> Screen:
     known, fresh = halves(sample, distance)
     slowness, dtype = min(((cpu.slowness(dtype, TRIAL_ROWS, dim), dtype) for dtype in cpu.BITS), key=lambda one: one[0])
     screens = [cpu.Cpu(dim, distance, shorter, dtype) for shorter in (None, *lengths(rows, known))]
-    costs = [cost(screen, fresh, slowness * screen.values / dim) for screen in screens]
-    return screens[costs.index(min(costs))] if min(costs) < 1 else Single(dim)
+    shares = [left(screen, fresh) for screen in screens]
+    costs = [cost(share, slowness * screen.values / dim) for share, screen in zip(shares, screens, strict=True)]
+    least = min(costs)
+    if least >= 1:
+        return Single(dim)
+    chosen = costs.index(least)
+    screens[chosen].told += f", {leaving(shares[chosen])}"
+    return screens[chosen]
 
 
 def halves(sample: Slab, distance: float) -> tuple[Slab, Slab]:
@@ -116,14 +123,17 @@ def lengths(rows: int, known: Slab) -> list[Directions]:
     return [longest.first(dim // share) for share in SHARES if dim >= share]
 
 
-def cost(screen: Screen, fresh: Slab, product: float) -> float:
-    """Return the time of a tile as a multiple of that without a screen; product: that of its matrix product alone.
-
-    It is counted, not timed: on a busy machine, times of single tiles say little.
-    """
+def left(screen: Screen, fresh: Slab) -> float:
+    """Return the share of the pairs of a tile that a screen leaves to be decided; 1 where they are too many to name."""
     middle = len(fresh) // 2
     pairs = screen.suspects(screen.ready(fresh[:middle]), screen.ready(fresh[middle:]))
-    if pairs is None:
-        return product + 1.0
-    share = len(pairs[0]) / (middle * (len(fresh) - middle))
+    return 1.0 if pairs is None else len(pairs[0]) / (middle * (len(fresh) - middle))
+
+
+def cost(share: float, product: float) -> float:
+    """Return the time of a tile as a multiple of that without a screen, from the share of its pairs that are left.
+
+    It is counted, not timed: on a busy machine, times of single tiles say little. product: the time of its matrix
+    product alone.
+    """
     return product + min(1.0, share * join.TILE_ROWS**2 / join.FEW_PAIRS)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from toolkit.dedup.join import LISTED_PAIRS, TILE_ROWS, Block, Pairs, Slab
-from toolkit.dedup.screens.shadow import UNIT, Directions, cast
+from toolkit.dedup.screens.shadow import UNIT, Directions, cast, told
 
 PANEL_BYTES, STORED_BYTES = 32 << 20, 128 << 20  # of a panel: shadows, and at most so much of the rows that they are of
 BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
@@ -29,6 +29,7 @@ class Cpu:
     ) -> None:
         self.values = dim if directions is None else len(directions) + 1
         self.dtype = dtype
+        self.told = f"{told(directions, dim)} in {str(dtype).removeprefix('torch.')} on the CPU"
         self.tile_rows = TILE_ROWS
         self.panel_rows = min(PANEL_BYTES // (dtype.itemsize * self.values), STORED_BYTES // (2 * dim))
         self._distance, self._directions = distance, directions

@@ -23,7 +23,7 @@ import torch
 from toolkit.dedup.exact import Half, Mask
 from toolkit.dedup.join import Block, Float32, Pairs, Slab
 from toolkit.dedup.screens.cpu import BITS, floor_bits, lowered, rounded
-from toolkit.dedup.screens.shadow import Directions, error, principal
+from toolkit.dedup.screens.shadow import Directions, error, leaving, principal, told
 
 Codes: TypeAlias = torch.Tensor  # pairs of a tile of n columns, row * n + column (p,)
 
@@ -66,6 +66,8 @@ class Ready:
 class Finder(Protocol):
     """Finds the pairs of a tile whose products reach a limit."""
 
+    told: str  # by what, in words
+
     def start(self, left: torch.Tensor, right: torch.Tensor, low: float, itself: bool) -> Callable[[], Codes | None]:
         """Start on a tile; what is returned waits for its pairs, in any order, None where they are too many.
 
@@ -100,6 +102,8 @@ class Cuda:
         self._side = torch.cuda.Stream(self.device, priority=-1) if self._gpu else None  # type: ignore[no-untyped-call]
         self._ahead: deque[tuple[Block, Block, Callable[[], Codes | None]]] = deque(maxlen=2)
         self.finder = finder or best(self.device, self.width)
+        name = torch.cuda.get_device_name(self.device) if self._gpu else "the CPU"
+        self.told = f"{told(directions, dim)} in bfloat16 on {name} by {self.finder.told}"
 
     @property
     def _gpu(self) -> bool:
@@ -200,6 +204,8 @@ def _vectors(directions: Directions | None) -> torch.Tensor:
 class Products:
     """Finds pairs by torch alone, piece by piece; clean rows of a piece are passed over."""
 
+    told = "PyTorch's products"
+
     def __init__(self, device: torch.device, dtype: torch.dtype = torch.bfloat16, piece: int = PIECE_ROWS) -> None:
         if device.type == "cuda":  # sums of parts are to stay in float32
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -292,16 +298,21 @@ def choose(rows: int, known: Slab, fresh: Slab, distance: float, device: str | t
     lengths = [count for count in LENGTHS if count < dim] if rows >= MANY * dim and len(known) > dim else []
     longest = principal(known.unit(), max(lengths)) if lengths else None
     shorter = [longest.first(count) for count in lengths] if longest is not None else []
-    costs = [_cost(Cuda(dim, distance, one, device, Products(torch.device(device))), fresh, dim) for one in shorter]
+    tried = [Cuda(dim, distance, one, device, Products(torch.device(device))) for one in shorter]
+    shares = [_left(screen, fresh) for screen in tried]
+    # The time of a tile as a multiple of that with whole rows.
+    costs = [screen.width / dim + PAIR_SCORES * share for screen, share in zip(tried, shares, strict=True)]
     least = min([1.0, *costs])
-    return Cuda(dim, distance, shorter[costs.index(least)] if least < 1.0 else None, device)
+    if least >= 1.0:
+        return Cuda(dim, distance, None, device)
+    chosen = Cuda(dim, distance, shorter[costs.index(least)], device)
+    chosen.told += f", {leaving(shares[costs.index(least)])}"
+    return chosen
 
 
-def _cost(screen: Cuda, fresh: Slab, dim: int) -> float:
-    """Return the time of a tile as a multiple of that with whole rows."""
+def _left(screen: Cuda, fresh: Slab) -> float:
+    """Return the share of the pairs of a tile that shadows leave; infinite where they are too many to list."""
     middle = len(fresh) // 2
     left, right = screen.ready(fresh[:middle]), screen.ready(fresh[middle:])
     codes = screen.listed(left, right)
-    if codes is None:
-        return float("inf")
-    return screen.width / dim + PAIR_SCORES * len(codes) / (len(left) * len(right))
+    return float("inf") if codes is None else len(codes) / (len(left) * len(right))

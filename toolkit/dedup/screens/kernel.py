@@ -134,6 +134,8 @@ def _list(
 class Fused:
     """Finds pairs by these kernels."""
 
+    told = "the fused kernel"
+
     def __init__(self, device: torch.device, capacity: int, shape: Shape = HOPPER) -> None:
         self._capacity, self._shape = capacity, shape
         self._programs = (

@@ -60,6 +60,16 @@ def error(directions: Directions | None, dim: int) -> float:
     return far + far**2 + directions.skew
 
 
+def told(directions: Directions | None, dim: int) -> str:
+    """Say what is compared of rows of `dim` values."""
+    return f"whole rows of {dim} values" if directions is None else f"shadows of {len(directions) + 1} of {dim} values"
+
+
+def leaving(share: float) -> str:
+    """Say how many pairs shadows leave, in one digit: what many units tell is to be the same where it is alike."""
+    return f"leaving {float(f'{1e6 * share:.1g}'):,.7g} of a million pairs"
+
+
 def cast(unit: Float32, directions: Directions | None) -> tuple[Float32, float]:
     """Return shadows (m, p + 1) of rows (m, d), and their error e; without directions the shadow is the row.
 
