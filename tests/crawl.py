@@ -36,7 +36,7 @@ def config(folder: Path, crawl: Path, address: str, kind: str = "wat", name: str
 def danqing(*arguments: str | Path, code: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command and check its exit code."""
     done = subprocess.run(
-        [*DANQING, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False, **options
+        [*DANQING, *map(str, arguments)], capture_output=True, text=True, timeout=900, check=False, **options
     )
     if code is not None:
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"

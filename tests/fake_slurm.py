@@ -343,7 +343,7 @@ class Slurm:
         env = {**os.environ, **self.start(element)}
         script = self.folder / f"slurm_script.{element.job}"
         script.write_text(self.job(element.job)["script"], encoding="utf-8")
-        done = subprocess.run(["bash", script], env=env, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(["bash", script], env=env, capture_output=True, text=True, timeout=600, check=False)
         ending = ("FAILED", f"{done.returncode}:0") if done.returncode else ("COMPLETED", "0:0")
         self.end(element, *ending)
         return done

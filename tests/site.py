@@ -29,7 +29,7 @@ class Server:
     def hits(self) -> dict[str, int]:
         """Return how often each URL was asked for so far."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{self.address}/__hits__", timeout=10) as answer:
+        with opener.open(f"http://{self.address}/__hits__", timeout=120) as answer:
             return dict(json.load(answer))
 
 

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.prove, pytest.mark.skipif(CHROMIUM is None, reason="ch
 def browse(folder: Path, page: Path, *options: str) -> bytes:
     """Load a page from disk and return what the browser prints; a dialog would keep it from ending."""
     command = [str(CHROMIUM), *QUIET, f"--user-data-dir={folder / 'profile'}", *options, page.as_uri()]
-    return subprocess.run(command, capture_output=True, timeout=60, check=True, cwd=folder).stdout
+    return subprocess.run(command, capture_output=True, timeout=240, check=True, cwd=folder).stdout
 
 
 def test_the_browser_runs_nothing_and_asks_for_nothing(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.crawl import config, danqing, start, tree
 from tests.site import Server, serve
 from toolkit.recipe import STAGES
 
+PATIENCE_S = 900  # for what must happen, however loaded the machine is
 RUN = [stage for stage in STAGES if stage.name != "align"]
 
 
@@ -74,13 +75,21 @@ def children(pid: int) -> list[int]:
     return [int(c) for c in listed if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
 
 
+def alive(pid: int) -> bool:
+    """Return whether a process runs; one that is dead may wait for the system to take note of it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_a_killed_worker_costs_one_attempt_and_no_process_is_left(crawl: Path, server: Server, tmp_path: Path) -> None:
     path = config(tmp_path, crawl, server.address)
     process = start("run", path)
     assert work_begins(process, tmp_path / "run" / "40_image")
     victim = children(process.pid)[0]
     os.kill(victim, signal.SIGKILL)
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=PATIENCE_S) == 0
     state = json.loads(danqing("status", tmp_path / "run", "--json").stdout)
     assert state["complete"]
     assert state["failed"] == []
@@ -93,10 +102,10 @@ def test_a_killed_head_takes_its_workers_along(crawl: Path, server: Server, tmp_
     assert workers
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}/stat").exists() for pid in workers) and time.monotonic() < deadline:
+    deadline = time.monotonic() + PATIENCE_S
+    while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not [pid for pid in workers if Path(f"/proc/{pid}/stat").exists()]
+    assert not [pid for pid in workers if alive(pid)]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -107,5 +116,5 @@ def test_asked_to_stop_it_stops_says_so_and_goes_on_later(
     process = start("run", path)
     assert work_begins(process, tmp_path / "run" / "40_image")
     os.kill(process.pid, signum)
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=PATIENCE_S) == 1
     danqing("run", path)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,6 +15,7 @@ from toolkit.config.fetch import Fetch
 from toolkit.fetch.client import Answer, Client, Host, Lookup, runner
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8
+HELLO = b"\x16"  # the first byte of TLS
 Reply = Callable[[str], AsyncIterator[bytes]]
 
 _connects: list[tuple[str, int]] = []
@@ -44,6 +46,14 @@ def lookups() -> list[str]:
     return _lookups
 
 
+@pytest.fixture
+def closed() -> Iterator[int]:
+    """A port of loopback that refuses connections: it is held, so that nobody else gets it, but not listened at."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
 def answer(body: bytes = JPEG, status: str = "200 OK", *headers: str, length: int | None = None) -> bytes:
     """A plain HTTP answer."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
@@ -70,7 +80,10 @@ def site(pages: dict[str, bytes]) -> Reply:
 
 @dataclass
 class Raw:
-    """A server on loopback that sends whatever bytes `reply(path)` gives, and writes down what it was asked."""
+    """A server on loopback that sends whatever bytes `reply(path)` gives, and writes down what it was asked.
+
+    Without `tls` it hangs up on who speaks TLS.
+    """
 
     reply: Reply
     tls: ssl.SSLContext | None = None
@@ -95,8 +108,8 @@ class Raw:
         self._open += 1
         self.most = max(self.most, self._open)
         try:
-            while True:
-                request = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            while (first := await reader.readexactly(1)) != HELLO:
+                request = (first + await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 self.requests.append(request)
                 async for data in self.reply(request.split(" ")[1]):
                     writer.write(data)

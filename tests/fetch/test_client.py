@@ -253,7 +253,7 @@ def test_broken_tls_does_not_cost_the_images_without_it(wire: Any) -> None:
         assert found == [found[0]] * DOWN_AFTER + ["host_down"] and found[0] in ("tls", "connect")
         assert (await client.image(URL)).dropped is None
 
-    wire.ask(wire.always(wire.answer(wire.JPEG)), use, connect_s=0.2)
+    wire.ask(wire.always(wire.answer(wire.JPEG)), use)
 
 
 def test_refused_port_says_nothing_about_the_host(wire: Any) -> None:
@@ -366,26 +366,22 @@ def test_machine_without_network_is_no_verdict(wire: Any) -> None:
 
 
 def test_failed_connections_are_tried_again_then_the_host_is_down(
-    wire: Any, connects: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+    wire: Any, connects: list[tuple[str, int]], closed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("toolkit.fetch.session.BACKOFF_S", 0.0)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
 
     async def use(client: Client, raw: Any) -> None:
         found = [(await client.image(f"http://b.closed/{n}.jpg")).dropped for n in range(DOWN_AFTER + 2)]
         assert found == ["connect"] * DOWN_AFTER + ["host_down"] * 2
         assert (await client.image("http://c.closed/x.jpg")).dropped == "connect"
 
-    resolve = {"*.closed": f"127.0.0.1:{port}"}
+    resolve = {"*.closed": f"127.0.0.1:{closed}"}
     wire.ask(wire.always(wire.answer()), use, retries=1, resolve=resolve, robots=False)
-    assert connects == [("127.0.0.1", port)] * 2 * (DOWN_AFTER + 1)
+    assert connects == [("127.0.0.1", closed)] * 2 * (DOWN_AFTER + 1)
 
 
-def test_robots_of_a_dead_host_tell_why_nothing_may_be_fetched(wire: Any) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    options: dict[str, Any] = {"resolve": {"*.test": f"127.0.0.1:{port}"}}
+def test_robots_of_a_dead_host_tell_why_nothing_may_be_fetched(wire: Any, closed: int) -> None:
+    options: dict[str, Any] = {"resolve": {"*.test": f"127.0.0.1:{closed}"}}
     assert wire.get(wire.always(b""), URL, **options)[0].dropped == "connect"
 
     async def silent(path: str) -> AsyncIterator[bytes]:
@@ -479,14 +475,14 @@ def test_no_more_than_per_host_connections(wire: Any) -> None:
 
 def test_waiting_for_a_turn_does_not_cost_the_deadline(wire: Any) -> None:
     async def use(client: Client, raw: Any) -> None:
-        answers = await asyncio.gather(*(client.image(f"http://a.test/{n}.jpg") for n in range(8)))
+        answers = await asyncio.gather(*(client.image(f"http://a.test/{n}.jpg") for n in range(20)))
         assert {answer.dropped for answer in answers} == {None}
 
     async def reply(path: str) -> AsyncIterator[bytes]:
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.2)
         yield wire.answer(wire.JPEG)
 
-    wire.ask(reply, use, per_host=1, timeout_s=0.6, robots=False)  # the last one ends after 1.2 s
+    wire.ask(reply, use, per_host=1, timeout_s=3, robots=False)  # the last one ends after 4 s
 
 
 def test_tls_is_verified_and_keeps_the_name_of_the_url(
@@ -505,18 +501,18 @@ def test_tls_is_verified_and_keeps_the_name_of_the_url(
     assert answer.dropped is None and "Host: a.test\r\n" in raw.requests[0]
     assert wire.get(page, "https://b.test/x.jpg", tls=context, robots=False)[0].dropped == "tls"
     assert names == ["a.test", "a.test", "b.test"]
-    assert wire.get(page, "https://a.test/x.jpg", robots=False, connect_s=0.2)[0].dropped == "connect"  # no TLS there
+    assert wire.get(page, "https://a.test/x.jpg", robots=False)[0].dropped == "connect"  # no TLS there
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        options = {"resolve": {"*.test": f"127.0.0.1:{silent.getsockname()[1]}"}, "connect_s": 0.2}
+        assert wire.get(page, "https://a.test/x.jpg", robots=False, **options)[0].dropped == "connect"
 
 
-def test_probe_names_a_target_where_nothing_answers(wire: Any) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-
+def test_probe_names_a_target_where_nothing_answers(wire: Any, closed: int) -> None:
     async def use(client: Client, raw: Any) -> None:
-        with pytest.raises(WorkError, match=f"nothing answers at 127.0.0.1:{port}"):
+        with pytest.raises(WorkError, match=f"nothing answers at 127.0.0.1:{closed}"):
             await client.probe()
 
-    wire.ask(wire.always(b""), use, resolve={"*.test": f"127.0.0.1:{port}"})
+    wire.ask(wire.always(b""), use, resolve={"*.test": f"127.0.0.1:{closed}"})
 
 
 @pytest.mark.parametrize(

@@ -264,9 +264,8 @@ def test_hosts_stop_keeps_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert {n for url, n in server.hits().items() if url != "http://h2.test/robots.txt"} == {1}
 
 
-def test_missing_server_is_no_verdict(tmp_path: Path) -> None:
-    with serve({}, tmp_path) as server:
-        settings = config(server)
+def test_missing_server_is_no_verdict(closed: int) -> None:
+    settings = config(Server(closed, pid=0))
     with pytest.raises(WorkError, match="nothing answers"):
         stage.run(Desk(URLS, settings, Parts()))
     with pytest.raises(WorkError, match="nothing answers"):

@@ -13,7 +13,7 @@ from types import TracebackType
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("fuse3", "libfuse3-3")
-PATIENCE_S = 60
+PATIENCE_S = 240  # for the file system to end, however loaded the machine is
 
 
 class Refused(Exception):

@@ -6,7 +6,8 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from toolkit.run.run import Run, create
 
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
 SHARDS = 3
+SHARED = Path("/dev/shm")
 
 
 @pytest.fixture(scope="session")
@@ -139,12 +141,25 @@ def launch() -> Callable[..., subprocess.CompletedProcess[str]]:
             [MPIEXEC, "-n", str(ranks), sys.executable, *map(str, command)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             check=False,
             env=clean() | {"OPENBLAS_NUM_THREADS": "1"} | env,
         )
 
     return start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def swept() -> Iterator[None]:
+    """What killed ranks leave in /dev/shm goes with the tests: MPICH removes it only where it ends by itself."""
+    before = set(SHARED.glob("mpich_shm_*"))
+    yield
+    held = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):
+            held |= {Path(line.split()[-1]) for line in maps.read_text().splitlines() if "/mpich_shm_" in line}
+    for path in set(SHARED.glob("mpich_shm_*")) - before - held:
+        path.unlink(missing_ok=True)
 
 
 def clean() -> dict[str, str]:

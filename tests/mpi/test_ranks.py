@@ -159,7 +159,7 @@ def test_worlds_of_one_rank_are_refused(tmp_path, inputs):
         for rank in range(2)
     ]
     for rank in ranks:
-        _, said = rank.communicate(timeout=60)
+        _, said = rank.communicate(timeout=240)
         assert rank.returncode == 2
         assert "Found an MPI world of 1 where the launcher started 2 processes" in said
         assert "srun --mpi=pmi2" in said

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+PATIENCE_S = 300  # for one thing to happen; nothing is asserted of how long it takes
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "slurm_cluster"
 
 
 def tool(*argv: str) -> subprocess.CompletedProcess[str]:
     """Run tools/slurm_cluster."""
-    return subprocess.run([sys.executable, TOOL, *argv], capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run([sys.executable, TOOL, *argv], capture_output=True, text=True, timeout=1200, check=False)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class SlurmCluster:
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run a Slurm client; the caller looks at the return code."""
-        return subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
     def says(self, *argv: str) -> list[str]:
         """Run a Slurm client that must succeed, and return its lines."""
@@ -62,11 +63,11 @@ class SlurmCluster:
         return done.stdout
 
 
-def wait(what: Callable[[], bool], seconds: float = 60) -> None:
+def wait(what: Callable[[], bool]) -> None:
     """Wait until it holds."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE_S
     while not what():
-        assert time.monotonic() < end, f"not so after {seconds} s"
+        assert time.monotonic() < end, f"not so after {PATIENCE_S} s"
         time.sleep(0.2)
 
 

@@ -1,4 +1,4 @@
-"""Runs on a real Slurm as tests use them: a crawl whose server can be slowed down; what jobs, marks and bytes say."""
+"""Runs on a real Slurm as tests use them: a crawl whose server can hold back; what jobs, marks and bytes say."""
 
 from __future__ import annotations
 
@@ -23,15 +23,31 @@ from toolkit.recipe import BY_NAME
 from toolkit.run import records
 from toolkit.run.run import open_run
 
-PATIENCE_S = 240  # for one thing to happen; nothing is asserted of how long it takes
+PATIENCE_S = 600  # for one thing to happen; nothing is asserted of how long it takes
+FREE = 30  # pictures of a shard that are answered while the server holds back the others
 
 
 class Site(server.Site):
-    """The demo's web server in a thread of this process; an answer waits for `pause_s`."""
+    """The demo's web server in a thread of this process.
+
+    While it holds, who asks for more than the first pictures of a shard waits: so each task comes as far as that and
+    no further, however fast or slow the machine is.
+    """
 
     def __init__(self, answers: Mapping[str, Mapping[str, Any]], root: Path) -> None:
         super().__init__(answers, root)
-        self.pause_s = 0.0
+        self.shards: Mapping[str, int] = {}  # of each URL that may be held back
+        self._given: Counter[int] = Counter()
+        self._holds = False
+
+    def hold(self) -> None:
+        """Hold back all but the first pictures of each shard from now on."""
+        self._given.clear()
+        self._holds = True
+
+    def release(self) -> None:
+        """Answer everything, what waits too."""
+        self._holds = False
 
     @property
     def address(self) -> str:
@@ -39,9 +55,11 @@ class Site(server.Site):
         return f"127.0.0.1:{self.port}"
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        begin = time.monotonic()
-        while time.monotonic() - begin < self.pause_s:  # it may be set to nothing meanwhile
-            await asyncio.sleep(0.02)
+        shard = self.shards.get(f"http://{request.host}{request.raw_path}")
+        if shard is not None:
+            while self._holds and self._given[shard] >= FREE:
+                await asyncio.sleep(0.02)
+            self._given[shard] += 1
         return await super().handle(request)
 
     def hits(self) -> Counter[str]:
@@ -82,7 +100,7 @@ def until(found: Callable[[], Any], what: str) -> Any:
 
 def ask(*command: str) -> list[str]:
     """Return the lines that a command of Slurm prints."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     return done.stdout.splitlines()
 
 
@@ -124,7 +142,7 @@ class Case:
     def ended(self, stage: str) -> Counter[str]:
         """Return in which states the starts of a stage's elements ended, as accounting knows them by now."""
         numbers = [str(r.job) for r in records.records(open_run(self.run)) if r.stage == stage]
-        lines = ask("sacct", "-nXPD", f"--jobs={','.join(numbers)}", "--format=State")
+        lines = ask("sacct", "-nXPD", f"--jobs={','.join(numbers)}", "--format=State") if numbers else []
         return Counter(line.split()[0] for line in lines)
 
     def at_work(self, stage: str) -> dict[str, int]:
@@ -158,7 +176,7 @@ class Case:
         assert {path: now.get(path) for path in finished} == finished
         assert list(self.run.glob("*/work/*")) == [], "left-overs in work/"
         until(lambda: not self.queue(), "the last job to leave the queue")
-        assert not list(_processes(self.run, ""))
+        until(lambda: not list(_processes(self.run, "")), "the processes of its jobs to end")
         state = self.status()
         assert state["failed"] == []
         assert (state["cluster"]["jobs"], state["cluster"]["problem"]) == ([], None)

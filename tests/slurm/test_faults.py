@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.crawl import config, danqing
@@ -18,8 +19,8 @@ from tests.slurm.runs import Case, Site, ask, served, until
 pytestmark = pytest.mark.prove
 
 LAST = ("--until", "fetch")
-# One answer at a time: 120 pictures, with a pause of 0.1 s each, take a shard 12 s.
-SLOWLY = {"concurrency": 1, "checkpoint": 10}
+# One answer at a time, ten to a checkpoint; an answer may be held back for as long as a test likes.
+SLOWLY = {"concurrency": 1, "checkpoint": 10, "timeout_s": 3600}
 # Two processors a task spread four tasks over both nodes.
 SITE = {"mem_gb": 1, "cpus": 2, "shards_per_task": 1, "backoff_s": 0, "lead_s": 10}
 
@@ -44,6 +45,9 @@ def prepared(crawl: Path, site: Site, tmp_path_factory: pytest.TempPathFactory) 
     """A run that is done up to hosts, a copy that is done up to fetch, by `inline`, and how many requests that took."""
     folder = tmp_path_factory.mktemp("inline")
     danqing("run", configured(folder, crawl, site, name="begun"), "--until", "hosts")
+    sources = sorted((folder / "begun" / "10_source" / "data").rglob("*.parquet"))
+    assert len(sources) == 4
+    site.shards = {url: n for n, path in enumerate(sources) for url in pq.read_table(path)["url"].to_pylist()}
     shutil.copytree(folder / "begun", folder / "reference", symlinks=True)
     before = site.hits().total()
     danqing("run", configured(folder, crawl, site, name="reference"), *LAST)
@@ -68,88 +72,87 @@ def make(slurm: None, prepared: tuple[Path, Path, int], crawl: Path, site: Site,
         return Case(tmp_path / "run", configured(tmp_path, crawl, site, executor=executor), reference)
 
     yield one
-    site.pause_s = 0.0
+    site.release()
     danqing("cancel", tmp_path / "run")
 
 
 @pytest.fixture
-def slow(site: Site) -> Site:
-    site.pause_s = 0.1
+def held(site: Site) -> Site:
+    """The web server, which lets no task of fetch come to its end until it is released."""
+    site.hold()
     return site
 
 
-def halfway(case: Case) -> dict[str, int]:
-    """Wait until each of the four tasks of fetch has made something safe; return their processes."""
-    until(lambda: len(list(case.run.glob("30_fetch/work/*.parts-*"))) == 4, "four checkpoints")
-    found = case.at_work("fetch")
-    assert len(found) == 4
-    return found
+def halfway(case: Case) -> None:
+    """Wait until each of the four tasks of fetch has made something safe."""
+    until(lambda: len({p.parent for p in case.run.glob("30_fetch/work/*.parts-*/*.json")}) == 4, "four checkpoints")
 
 
-def test_a_task_killed_by_sigkill(make: Make, slow: Site) -> None:
+def test_a_task_killed_by_sigkill(make: Make, held: Site) -> None:
     case = make()
     head = case.begin(*LAST)
-    os.kill(halfway(case)["1"], signal.SIGKILL)
+    halfway(case)
+    os.kill(case.at_work("fetch")["1"], signal.SIGKILL)
     finished = case.attempts()
-    slow.pause_s = 0.0
+    held.release()
     assert head.wait() == 0
     case.check(finished)
     assert case.sent("fetch") == ["0-3", "1"]
     case.accounted("fetch", FAILED=1, COMPLETED=4)
 
 
-def test_tasks_preempted_by_a_job_of_higher_priority(make: Make, slow: Site) -> None:
+def test_tasks_preempted_by_a_job_of_higher_priority(make: Make, held: Site) -> None:
     case = make()
     head = case.begin(*LAST)
     halfway(case)
     finished = case.attempts()
     ask("sbatch", "--wait", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
-    slow.pause_s = 0.0
+    held.release()
     assert head.wait() == 0
     case.check(finished)
     case.accounted("fetch", PREEMPTED=4, COMPLETED=4)
     assert case.sent("fetch") == ["0-3"], "Slurm itself brings back what it preempts"
 
 
-def test_a_whole_array_requeued(make: Make, slow: Site) -> None:
+def test_a_whole_array_requeued(make: Make, held: Site) -> None:
     case = make()
     head = case.begin(*LAST)
     halfway(case)
     assert case.units("fetch") == {"running": 4}
     finished = case.attempts()
     ask("scontrol", "requeue", str(case.job("fetch")))
-    slow.pause_s = 0.0
+    until(lambda: case.ended("fetch")["REQUEUED"] == 4, "the tasks to be put back into the queue")
+    held.release()
     assert head.wait() == 0
     case.check(finished)
     case.accounted("fetch", REQUEUED=4, COMPLETED=4)
     assert case.sent("fetch") == ["0-3"]
 
 
-def test_tasks_that_reach_their_time_limit(make: Make, slow: Site, prepared: tuple[Path, Path, int]) -> None:
+def test_tasks_that_reach_their_time_limit(make: Make, held: Site, prepared: tuple[Path, Path, int]) -> None:
     """Task 1 has no scontrol: what it leaves is submitted again; the others requeue themselves."""
     alone = '[ "$SLURM_ARRAY_TASK_ID" = 1 ] && PATH=/nowhere'
     case = make(stages={"fetch": {"minutes": 1, "setup": [alone]}})
-    before = slow.hits().total()
+    before = held.hits().total()
     head = case.begin(*LAST)
     halfway(case)
-    slow.pause_s = 1.0
     until(lambda: {"REQUEUED": 3, "FAILED": 1}.items() <= case.ended("fetch").items(), "the time limit")
-    slow.pause_s = 0.0
+    held.release()
     finished = case.attempts()
     assert head.wait() == 0
     case.check(finished)
     assert case.sent("fetch") == ["0-3", "1"]
     case.accounted("fetch", REQUEUED=3, FAILED=1, COMPLETED=4)
     # Asked again is what was under way: one picture a task. 10 and more of each were safe.
-    assert slow.hits().total() - before <= prepared[2] + 4 * 5
+    assert held.hits().total() - before <= prepared[2] + 4 * 5
 
 
-def test_a_node_that_fails_and_comes_back(make: Make, slow: Site, cluster: SlurmCluster) -> None:
+def test_a_node_that_fails_and_comes_back(make: Make, held: Site, cluster: SlurmCluster) -> None:
     case = make()
     head = case.begin(*LAST)
     halfway(case)
     cluster.kill_node("n1")
-    slow.pause_s = 0.0
+    held.release()
     until(lambda: case.ended("fetch")["NODE_FAIL"] == 2, "the failure of the node to be seen")
     cluster.start_node("n1")
     finished = case.attempts()
@@ -175,15 +178,15 @@ while [ -e {bad} ] && ! ls -d {run}/30_fetch/work/000001.*/; do sleep 0.1; done
 
 
 @pytest.mark.parametrize("when", ["before it begins", "at work"])
-def test_a_task_that_always_crashes(make: Make, slow: Site, tmp_path: Path, when: str) -> None:
+def test_a_task_that_always_crashes(make: Make, held: Site, tmp_path: Path, when: str) -> None:
     bad, script = tmp_path / "bad", tmp_path / "crash.sh"
     bad.touch()
     script.write_text(CRASH.format(bad=bad, run=tmp_path / "run"))
     at_once = f'[ -e {bad} ] && [ "${{SLURM_ARRAY_TASK_ID-1}}" = 1 ] && exit 9'
     case = make(stages={"fetch": {"setup": [at_once if when == "before it begins" else f"sh {script} $$ &"]}})
     head = case.begin(*LAST)
-    until(lambda: case.at_work("fetch"), "fetch to begin")
-    slow.pause_s = 0.0
+    until(lambda: case.at_work("fetch") and case.ended("fetch")["FAILED"], "fetch to begin, and the crash")
+    held.release()
     assert head.wait() == 1
     assert case.sent("fetch") == ["0-3", "1", "1"]
     state = case.status()
@@ -198,10 +201,11 @@ def test_a_task_that_always_crashes(make: Make, slow: Site, tmp_path: Path, when
     assert case.sent("fetch") == ["0-3", "1", "1", "1"]
 
 
-def test_tasks_that_need_more_memory(make: Make) -> None:
+def test_tasks_that_need_more_memory(make: Make, held: Site) -> None:
     case = make(stages={"fetch": {"mem_gb": 0.05}})
     head = case.begin(*LAST, "--set", "executor.retries=0")
     assert head.wait() == 1
+    held.release()
     told = [(f["unit"], f["aside"], "raise mem_gb" in f["reason"]) for f in case.status()["failed"]]
     assert told == [(unit, True, True) for unit in range(4)]
     finished = case.attempts()
@@ -210,14 +214,14 @@ def test_tasks_that_need_more_memory(make: Make) -> None:
     assert case.sent("fetch") == ["0-3", "0-3"]
 
 
-def test_a_run_called_back_and_taken_up_again(make: Make, slow: Site) -> None:
+def test_a_run_called_back_and_taken_up_again(make: Make, held: Site) -> None:
     case = make()
     head = case.begin(*LAST)
     halfway(case)
     danqing("cancel", case.run)
     assert head.wait() == 1
     until(lambda: not case.queue(), "the jobs to end")
-    slow.pause_s = 0.0
+    held.release()
     case.accounted("fetch", CANCELLED=4)
     assert case.units("fetch") == {"pending": 4}
     assert case.sent("advance") == [""]
@@ -226,21 +230,21 @@ def test_a_run_called_back_and_taken_up_again(make: Make, slow: Site) -> None:
     case.check(finished)
 
 
-def test_jobs_cancelled_behind_its_back(make: Make, slow: Site) -> None:
+def test_jobs_cancelled_behind_its_back(make: Make, held: Site) -> None:
     """`scancel` of everything at work: the run stops and says so, rather than send it all again."""
     case = make()
     head = case.begin(*LAST)
     halfway(case)
     finished = case.attempts()
     ask("scancel", str(case.job("fetch")))
-    slow.pause_s = 0.0
     assert head.wait() == 1
+    held.release()
     assert case.sent("fetch") == ["0-3"]
     case.go(*LAST)
     case.check(finished)
 
 
-def test_the_job_that_goes_on_with_the_run_is_lost(make: Make, slow: Site) -> None:
+def test_the_job_that_goes_on_with_the_run_is_lost(make: Make, held: Site) -> None:
     case = make()
     danqing("run", case.config, *LAST)
     halfway(case)
@@ -251,7 +255,7 @@ def test_the_job_that_goes_on_with_the_run_is_lost(make: Make, slow: Site) -> No
     danqing("run", case.config, *LAST)
     assert len(case.sent("advance")) == 2, "one is enough"
     finished = case.attempts()
-    slow.pause_s = 0.0
+    held.release()
     until(lambda: not case.queue(), "the jobs to end")
     case.check(finished)
     assert case.sent("fetch") == ["0-3"]
