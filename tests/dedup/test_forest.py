@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import itertools
+import threading
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -85,3 +89,109 @@ def test_a_star_becomes_one_set():
 
 def test_an_empty_forest_has_no_roots():
     assert Forest(0).roots().tolist() == []
+
+
+class Paced:
+    """Numbers that are read and written one by one, as numpy does, with something done before each."""
+
+    def __init__(self, numbers: np.ndarray, before: Callable[[], None]) -> None:
+        self._numbers, self._before = numbers, before
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return np.array([self._one(row) for row in rows], self._numbers.dtype)
+
+    def _one(self, row: int) -> int:
+        self._before()
+        return self._numbers[row]
+
+    def __setitem__(self, rows: np.ndarray, values: np.ndarray) -> None:
+        for row, value in zip(rows, values.copy(), strict=True):
+            self._before()
+            self._numbers[row] = value
+
+
+class Slow:
+    """A look-up in a thread of its own that goes on by so many reads and writes as it is told to."""
+
+    def __init__(self, numbers: np.ndarray, rows: list[int]) -> None:
+        self.ended = False
+        self._may, self._has = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(
+            target=self._look, args=(Forest(len(numbers), Paced(numbers, self._wait)), rows)
+        )
+        self._thread.start()
+        self._has.acquire()
+
+    def _wait(self) -> None:
+        self._has.release()
+        self._may.acquire()
+
+    def _look(self, forest: Forest, rows: list[int]) -> None:
+        self._wait()
+        forest.find(np.array(rows))
+        self.ended = True
+        self._has.release()
+
+    def go(self, steps: int) -> None:
+        """Go on by so many steps, or to the end."""
+        for _ in range(steps):
+            if not self.ended:
+                self._may.release()
+                self._has.acquire()
+
+    def end(self) -> None:
+        """Go on to the end."""
+        self.go(10_000)
+        self._thread.join()
+
+
+# Sets that are there, edges that one process unites, and rows that another looks up meanwhile.
+CASES = [
+    ([(4, 3)], [(2, 3), (3, 1)], [4]),
+    ([(4, 3)], [(3, 1), (2, 3)], [3]),
+    ([(5, 4)], [(2, 4), (1, 3), (3, 4)], [5]),
+]
+
+
+@pytest.mark.parametrize(("there", "edges", "looked"), CASES)
+def test_no_union_is_lost_to_a_look_up_that_stands_still_anywhere(there, edges, looked):
+    """It begins before any step of the union, stands still after any step of its own, and ends before any later one."""
+    begin = most = 0
+    while begin <= most:
+        for own in itertools.count(1):
+            for end in range(begin, most + 1):
+                most, found, news, ended = raced(there, edges, looked, (begin, own, end))
+                assert found == plain(there + edges, 6), (begin, own, end)
+                assert plain(there + news, 6) == found, (begin, own, end)
+                if ended:
+                    break
+            if ended:
+                break
+        begin += 1
+    assert most > 10
+
+
+def raced(there, edges, looked, when) -> tuple[int, list[int], list[list[int]], bool]:
+    """How many steps the union took, the root of each row, the news, and whether the look-up never stood still."""
+    begin, own, end = when
+    numbers = np.arange(6, dtype=np.int32)
+    Forest(6, numbers).union(*np.array(there).T)
+    slow, steps, ended = Slow(numbers, looked), 0, False
+
+    def before() -> None:
+        nonlocal steps, ended
+        if steps == begin:
+            slow.go(own)
+            ended = slow.ended
+        if steps == end:
+            slow.end()
+        steps += 1
+
+    forest = Forest(6, Paced(numbers, before))
+    forest.union(*np.array(edges).T)
+    before()
+    slow.end()
+    return steps - 1, Forest(6, numbers).find(np.arange(6)).tolist(), forest.news().tolist(), ended

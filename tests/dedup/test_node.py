@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from toolkit.dedup import node
 from toolkit.dedup.node import NodeForest, merge, seat
 
+PROJECT = Path(__file__).parents[2]
 ROWS = 30
 EDGES = st.lists(st.tuples(st.integers(0, ROWS - 1), st.integers(0, ROWS - 1)), max_size=20)
 HOSTS = st.lists(st.tuples(st.sampled_from("abc"), EDGES), min_size=1, max_size=6)
@@ -65,7 +68,7 @@ def test_what_one_rank_unites_its_neighbours_see_and_other_nodes_do_not(ring, mo
         if world.rank == 3:
             unite(forest, [(4, 9)])
         world.allgather(None)
-        assert forest.heads == [0, 1]
+        assert (forest.heads, forest.told) == ([0, 1], [])
         return int(forest.find(np.array([9]))[0]), len(forest.news())
 
     assert ring.together(4, work) == [(4, 0), (9, 0), (9, 0), (4, 1)]
@@ -84,10 +87,9 @@ def test_a_rank_that_can_not_open_the_memory_has_a_forest_of_its_own(ring, monke
     placed(monkeypatch, "aaaa")
     open_, lost = node._opened, threading.local()
 
-    def opened(offer: node.Offer) -> Any:
-        if not hasattr(lost, "yes"):
-            return open_(offer)
-        return open_(offer._replace(**{"proc": {"path": "/proc/0/fd/3"}, "name": {"name": "memfd:another"}}[missing]))
+    def opened(offer: node.Offer, rows: int) -> Any:
+        wrong = {"proc": {"path": "/proc/0/fd/3"}, "name": {"name": "memfd:another"}}
+        return open_(offer._replace(**wrong[missing]) if hasattr(lost, "yes") else offer, rows)
 
     monkeypatch.setattr(node, "_opened", opened)
     if missing == "memory":
@@ -99,10 +101,35 @@ def test_a_rank_that_can_not_open_the_memory_has_a_forest_of_its_own(ring, monke
         forest = NodeForest(world, ROWS)
         unite(forest, [(world.rank, world.rank + 1)])
         merge(world, forest)
+        assert forest.told == [f"{len(heads)} forests of 0.0 GB where 1 would do: some ranks can not share memory"]
         return forest.heads, forest.parent.tolist()
 
     heads = [0, 1, 2, 3] if missing == "memory" else [0, 2]
     assert ring.together(4, work) == [(heads, [0] * 5 + list(range(5, ROWS)))] * 4
+
+
+@pytest.mark.parametrize(
+    ("limit", "work"),
+    [("FSIZE", "make"), ("NOFILE", "make"), ("NOFILE", "open"), ("AS", "make"), ("AS", "open")],
+)
+def test_where_a_process_is_limited_there_is_no_common_memory_and_no_error(limit, work):
+    command = [sys.executable, "-c", LIMITED, limit, work]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
+    assert done.stdout == "None\n", done.stderr
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from toolkit.dedup import node
+
+limit, work = sys.argv[1:]
+made = node._made(1 << 20)
+words = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+least = {"FSIZE": 1 << 20, "NOFILE": 1, "AS": (int(words["VmSize"].split()[0]) + 1024) << 10}[limit]
+resource.setrlimit(getattr(resource, f"RLIMIT_{limit}"), (least, least))
+print(node._made(1 << 20) if work == "make" else node._opened(made.offer, 1 << 20))
+"""
 
 
 def test_a_forest_of_no_rows_is_no_matter(ring):

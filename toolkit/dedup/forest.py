@@ -4,9 +4,10 @@ Promise: the root of a set is its smallest row number, whatever the order in whi
 bytes a row (8 from 2^31 rows on) plus what one batch of edges takes, plus 16 bytes for each union since `news` was
 last asked for, of which there are never more than rows.
 
-Several processes may work on one forest in shared memory (node.py). A root is changed by `union` alone, which they take
-turns to do; `find` needs no turn: it writes to rows that are no roots, and will never be, only ancestors of theirs. So
-what it reads may be old, yet is always of the same set.
+Several processes may work on one forest in shared memory (node.py). Roots are hooked by `union` alone, which they take
+turns to do, and each once, for good. So whoever was an ancestor of a row stays one, and `find` needs no turn: it writes
+only to rows that are no longer roots, and only ancestors of theirs, however old. It must never see a root hooked first
+to one row and then to another: a look-up that is slow would write the first one back.
 """
 
 from __future__ import annotations
@@ -35,9 +36,7 @@ class Forest:
     they unite.
     """
 
-    def __init__(
-        self, rows: int, parent: Rows | None = None, turn: AbstractContextManager[object] | None = None
-    ) -> None:
+    def __init__(self, rows: int, parent: Rows | None = None, turn: Turns | None = None) -> None:
         self.parent: Rows = np.arange(rows, dtype=kind(rows)) if parent is None else parent
         self._turn = turn or nullcontext()
         self._hooks: list[npt.NDArray[np.int64]] = []
@@ -79,13 +78,15 @@ class Forest:
                 left, right = self.apart(left, right)
                 if not len(left):
                     return
-                high = np.maximum(left, right)
-                np.minimum.at(self.parent, high, np.minimum(left, right))
-                self._note(high)
+                self._hook(np.maximum(left, right), np.minimum(left, right))
 
-    def _note(self, high: Rows) -> None:
-        hooked = np.unique(high)
-        self._hooks.append(np.stack([hooked, self.parent[hooked]], axis=1).astype(np.int64))
+    def _hook(self, high: Rows, low: Rows) -> None:
+        """Hook each root in `high` to the smallest root beside it."""
+        roots, at = np.unique(high, return_inverse=True)
+        least = np.full_like(roots, len(self))
+        np.minimum.at(least, at, low)
+        self.parent[roots] = least
+        self._hooks.append(np.stack([roots, least], axis=1).astype(np.int64))
 
     def news(self) -> npt.NDArray[np.int64]:
         """Return the unions since the last call as edges (m, 2) that make the same sets; they are forgotten here."""

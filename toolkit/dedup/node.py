@@ -21,15 +21,22 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from toolkit.data.world import Some, World
-from toolkit.dedup.forest import Forest, kind
+from toolkit.dedup.forest import Forest, Rows, kind
 from toolkit.dedup.share import spread
 
 MERGE_ROWS = 1 << 20  # rows of a forest that travel at once: 4 MiB, and up to 60 MB while they are united
 
 
 def hosts(world: World) -> list[str]:
-    """Return the name of each rank's node; all ranks ask together."""
-    return world.allgather(socket.gethostname())
+    """Return what tells each rank's node from others; all ranks ask together."""
+    return world.allgather(f"{socket.gethostname()} {_boot()}")
+
+
+def _boot() -> str:
+    """Return what tells machines apart that have one name, as those of one image may."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
 
 
 def seat(world: World) -> int:
@@ -45,16 +52,25 @@ class NodeForest(Forest):
         names = hosts(world)
         first = [names.index(name) for name in names]
         head = first[world.rank]
-        memory = _common(world, head, rows * kind(rows).itemsize if first.count(head) > 1 else 0)
+        memory = _common(world, head, rows if first.count(head) > 1 else 0)
         if memory is None:
             super().__init__(rows)
         else:
-            super().__init__(rows, np.frombuffer(mmap.mmap(memory.fileno(), 0), kind(rows)), Turn(memory))
+            super().__init__(rows, memory.numbers, memory)
         for start in range(0, rows if memory is not None and head == world.rank else 0, MERGE_ROWS):
             piece = self.parent[start : start + MERGE_ROWS]
             piece[:] = np.arange(start, start + len(piece), dtype=piece.dtype)
         shared = world.allgather(memory is not None)  # and none goes on before the heads have written
         self.heads = [rank for rank in range(world.size) if first[rank] == rank or not shared[rank]]
+        self.nodes = len(set(first))
+
+    @property
+    def told(self) -> list[str]:
+        """Return what whoever reckons with one forest a node should hear."""
+        if len(self.heads) == self.nodes or not len(self):
+            return []
+        size = f"{self.parent.nbytes / 1e9:.1f} GB"
+        return [f"{len(self.heads)} forests of {size} where {self.nodes} would do: some ranks can not share memory"]
 
 
 class Offer(NamedTuple):
@@ -64,47 +80,48 @@ class Offer(NamedTuple):
     name: str
 
 
-def _common(world: World, head: int, size: int) -> IO[bytes] | None:
-    """Return memory that this rank has in common with `head`, all zero; None where there is none, or size is zero."""
-    made = _made(size) if size and head == world.rank else None
-    offers = world.allgather(made and Offer(f"/proc/{os.getpid()}/fd/{made.fileno()}", _name(made)))
-    offer = offers[head]
-    return made if made or not offer else _opened(offer)
+class Memory:
+    """Row numbers that processes of a node have in common; as a context, held by one of them at a time."""
 
-
-def _made(size: int) -> IO[bytes] | None:
-    try:
-        memory = os.fdopen(os.memfd_create(f"danqing-{os.urandom(8).hex()}"), "r+b", buffering=0)
-        memory.truncate(size)
-    except (AttributeError, OSError):  # no Linux
-        return None
-    return memory
-
-
-def _opened(offer: Offer) -> IO[bytes] | None:
-    with suppress(OSError):
-        memory = os.fdopen(os.open(offer.path, os.O_RDWR), "r+b", buffering=0)
-        if _name(memory) == offer.name:  # in another container the number may be another process's
-            return memory
-        memory.close()
-    return None
-
-
-def _name(memory: IO[bytes]) -> str:
-    return str(Path(f"/proc/self/fd/{memory.fileno()}").readlink())
-
-
-class Turn:
-    """Held by one of the processes at a time that have opened a file; each has opened it for itself."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], rows: int) -> None:
+        self._file = file  # each process has opened it for itself: else the lock would hold nobody off
+        self.numbers: Rows = np.frombuffer(mmap.mmap(file.fileno(), 0), kind(rows))
+        self.offer = Offer(f"/proc/{os.getpid()}/fd/{file.fileno()}", _name(file))
 
     def __enter__(self) -> None:
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:
         fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+def _common(world: World, head: int, rows: int) -> Memory | None:
+    """Return memory for so many rows that this rank has in common with `head`; None where it can not be had."""
+    made = _made(rows) if rows and head == world.rank else None
+    offer = world.allgather(made and made.offer)[head]
+    return made if made or not offer else _opened(offer, rows)
+
+
+def _made(rows: int) -> Memory | None:
+    with suppress(OSError, AttributeError):  # no Linux, or a limit
+        file = os.fdopen(os.memfd_create(f"danqing-{os.urandom(8).hex()}"), "r+b", buffering=0)
+        os.posix_fallocate(
+            file.fileno(), 0, rows * kind(rows).itemsize
+        )  # else a lack of memory is a fatal signal later
+        return Memory(file, rows)
+    return None
+
+
+def _opened(offer: Offer, rows: int) -> Memory | None:
+    with suppress(OSError):
+        file = os.fdopen(os.open(offer.path, os.O_RDWR), "r+b", buffering=0)
+        if _name(file) == offer.name:  # in another container the number may be another process's
+            return Memory(file, rows)
+    return None
+
+
+def _name(file: IO[bytes]) -> str:
+    return str(Path(f"/proc/self/fd/{file.fileno()}").readlink())
 
 
 def merge(world: World, forest: NodeForest) -> None:

@@ -50,8 +50,9 @@ def components(
 
     A row that is zero or not finite has no direction: it has no edge, and its squared length is 0 or NaN. Raises
     Stopped on all ranks, with the ledger saved, where one is `stopping`. `advance` hears of as many rows as the join
-    has, `tell` of the screens that ranks have chosen, each once. Edges between two earlier rows are not looked for.
-    Those of equal bytes are united all the same: what has an edge to one has it to the other.
+    has, `tell` of the screens that ranks have chosen, each once, and of ranks that can not share memory. Edges between
+    two earlier rows are not looked for. Those of equal bytes are united all the same: what has an edge to one has it to
+    the other.
     """
     forest, lengths, chosen = collapsed(share, rows)
     forest.news()  # found again by every attempt
@@ -60,7 +61,7 @@ def components(
     work = isqrt((share.rows + 2 * share.earlier) * share.rows)  # rows of as much work
     if screen is None:
         screen = choose(work, held.sample(SAMPLE_ROWS), distance, device, seat(share.world))
-    tell(list(dict.fromkeys(share.world.allgather(screen.told))))
+    tell([*dict.fromkeys(share.world.allgather(screen.told)), *forest.told])
     tiles = Tiles(screen, distance, forest, ledger, stopping)
     Ring(share, held, tiles, Progress(share, held, advance)).run()
     merge(share.world, forest)
