@@ -227,10 +227,10 @@ class Memory:
     def load(self, part: int, suffix: str) -> io.BytesIO:
         return io.BytesIO(self.saved[part][suffix])
 
-    def save(self, part: int, write: Any) -> None:
+    def add(self, write: Any) -> None:
         opened: dict[str, io.BytesIO] = {}
         write(lambda suffix: opened.setdefault(suffix, io.BytesIO()))
-        self.saved.setdefault(part, {suffix: file.getvalue() for suffix, file in opened.items()})
+        self.saved[len(self.saved)] = {suffix: file.getvalue() for suffix, file in opened.items()}
 
 
 class Ring:

@@ -12,6 +12,7 @@ import pytest
 from toolkit.data.stage import Stopped
 from toolkit.data.world import ALONE
 from toolkit.dedup import ring as rings
+from toolkit.dedup.forest import Forest
 from toolkit.dedup.ledger import PAIR_FLOPS, SUFFIX, Ledger
 from toolkit.dedup.ring import components
 from toolkit.dedup.screens import choice
@@ -59,21 +60,72 @@ def join(ring, rows, monkeypatch):
 
 
 class Beaten:
-    """Parts of which another attempt saves each just before this one does."""
+    """Parts that have no number yet when another attempt saves one."""
 
     def __init__(self, folder: Path) -> None:
         self.ours, self.other = parts(folder), parts(folder, "2-b")
         self.parts, self.load = self.ours.parts, self.ours.load
+        self.before = lambda: self.other.add(lambda create: create(SUFFIX).write(b"of another join"))
 
-    def save(self, part, write) -> None:
-        self.other.save(part, lambda create: create(SUFFIX).write(b"of another join"))
-        self.ours.save(part, write)
+    def add(self, write) -> None:
+        def late(create) -> None:
+            self.before()
+            write(create)
+
+        self.ours.add(late)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_a_part_that_another_attempt_has_saved_takes_no_message_from_the_ranks(join, tmp_path, reference, rows, ranks):
-    """What the ranks send to be saved must not be taken for the rows that they send next."""
-    assert join(Beaten(tmp_path), ranks) == reference.sets(rows, DISTANCE)
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_each_part_is_saved_beside_those_of_another_attempt(join, tmp_path, reference, rows, ranks):
+    expected, beaten = reference.sets(rows, DISTANCE), Beaten(tmp_path)
+    assert join(beaten, ranks) == expected
+    numbers = list(beaten.parts())
+    assert numbers == list(range(len(numbers)))
+    ours = [beaten.load(number, SUFFIX).read() != b"of another join" for number in numbers]
+    assert ours == [False, True] * (len(numbers) // 2)
+    assert join(Frozen(parts(tmp_path)), ranks) == expected
+
+
+def test_two_attempts_at_once_leave_nothing_that_rests_on_what_is_lost(tmp_path):
+    """A pair of blocks is finished by one attempt with edges that the other has found, each in its own forest.
+
+    Three rows with three edges, in two pairs of blocks: whoever has joined one pair finds in the other one edge less
+    to unite. If either gave its part up for the other's, both pairs could be finished and an edge be nowhere.
+    """
+    share = Share(ALONE, 3 * BLOCK, BLOCK)
+    one, other = ((Forest(share.total), Beaten(tmp_path)) for _ in range(2))
+    one[1].ours, one[1].other, other[1].ours = parts(tmp_path), parts(tmp_path, "2-b"), parts(tmp_path, "2-b")
+    first, second = (Ledger(share, 8, DISTANCE, lambda part=part: part) for _, part in (one, other))
+
+    def inner(forest: Forest, ledger: Ledger) -> None:
+        forest.union(np.array([1]), np.array([3]))
+        ledger.note(0, 0, 1)
+
+    def outer(forest: Forest, ledger: Ledger) -> None:
+        forest.union(np.array([1, 3]), np.array([6, 6]))
+        ledger.note(0, 1, 1)
+
+    inner(one[0], first)
+    second.note(1, 1, 1)
+    one[1].before = lambda: second.save(other[0])
+    other[1].before = lambda: None
+    first.save(one[0])
+    outer(other[0], second)
+    first.note(2, 2, 1)
+    other[1].before, one[1].before = lambda: first.save(one[0]), lambda: None
+    second.save(other[0])
+    outer(one[0], first)
+    first.save(one[0])
+    other[1].before = lambda: None
+    inner(other[0], second)
+    second.save(other[0])
+
+    forest = Forest(share.total)
+    third = Ledger(share, 8, DISTANCE, lambda: parts(tmp_path, "3-c"))
+    third.load(forest)
+    assert third.has(0, 0)
+    assert third.has(0, 1)
+    assert forest.find(np.array([1, 3, 6])).tolist() == [1, 1, 1]
 
 
 def test_a_flipped_bit_in_a_part_stops_the_join_or_changes_nothing(join, tmp_path, reference, rows):
@@ -103,7 +155,7 @@ class Frozen:
     def __init__(self, parts: Parts) -> None:
         self.parts, self.load = parts.parts, parts.load
 
-    def save(self, part, write) -> None:
+    def add(self, write) -> None:
         pass
 
 

@@ -50,6 +50,21 @@ def test_the_first_of_two_attempts_wins_a_part_whole(tmp_path: Path) -> None:
     assert two.load(0, ".arrow").read() == b"earlyearly"
 
 
+def test_parts_that_are_added_all_count(tmp_path: Path) -> None:
+    one, two = parts(tmp_path, "1-a"), parts(tmp_path, "2-b")
+
+    def slow(create: Callable[[str], IO[bytes]]) -> None:
+        writes(b"late")(create)
+        one.add(writes(b"early"))  # meanwhile the other attempt adds one, and then another
+        one.add(writes(b"next"))
+
+    two.add(slow)
+    two.add(writes(b"last"))
+    later = parts(tmp_path, "3-c")
+    assert [later.load(part, ".tar").read() for part in later.parts()] == [b"early", b"next", b"late", b"last"]
+    assert list(later.parts()) == [0, 1, 2, 3]
+
+
 def test_parts_made_of_other_inputs_are_not_found(tmp_path: Path) -> None:
     parts(tmp_path, inputs="x").save(0, writes(b"old"))
     assert list(parts(tmp_path, inputs="y").parts()) == []

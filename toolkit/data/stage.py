@@ -215,4 +215,7 @@ class Checkpoint(Protocol):
         """Open a file of a finished part for reading."""
 
     def save(self, part: int, write: Callable[[Callable[[str], IO[bytes]]], None]) -> None:
-        """Write a part's files through `write(create)` and publish them together."""
+        """Write a part's files through `write(create)` and publish them together; where it is there, they are not."""
+
+    def add(self, write: Callable[[Callable[[str], IO[bytes]]], None]) -> None:
+        """Write and publish a part under the next free number; never in vain, whatever other attempts save."""

@@ -85,17 +85,14 @@ class Ledger:
 
     def _write(self, counts: list[tuple[int, int]], pairs: Int, edges: Int) -> None:
         """Write a part, taking one rank's news after the other."""
-        checkpoint, tables = self._open(), self._tables(counts, pairs, edges)
 
         def write(create: Callable[[str], IO[bytes]]) -> None:
             file = create(SUFFIX)
             file.write(self._key.tobytes())
-            for table in tables:
+            for table in self._tables(counts, pairs, edges):
                 _put(file, table)
 
-        checkpoint.save(max(checkpoint.parts(), default=-1) + 1, write)
-        for _ in tables:  # another attempt may just have saved a part of this number: then the news still come
-            pass
+        self._open().add(write)  # later parts rest on this one: none may be given up for another attempt's
 
     def _tables(self, counts: list[tuple[int, int]], pairs: Int, edges: Int) -> Iterator[Int]:
         """Give the pairs and the unions of one rank after the other."""

@@ -144,3 +144,6 @@ class Nowhere:
 
     def save(self, part: int, write: Callable[[Callable[[str], IO[bytes]]], None]) -> None:
         """Forget it."""
+
+    def add(self, write: Callable[[Callable[[str], IO[bytes]]], None]) -> None:
+        """Forget it."""

@@ -8,7 +8,8 @@ parts to the unit's inputs (and to what dedup.earlier holds): parts made of olde
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -70,6 +71,17 @@ class Parts:
         """Write a part's files and publish them together; an attempt that comes second discards its own."""
         if self._record(part).exists():
             return
+        record = self._write(part, write)
+        if not self._publish(part, record, [part]):
+            for name, _, _ in record.files.values():
+                files.remove(self._folder / name)
+
+    def add(self, write: Callable[[Callable[[str], IO[bytes]]], None]) -> None:
+        """Write a part's files and publish them together, under the next number that no attempt has taken."""
+        part = max(self.parts(), default=-1) + 1
+        self._publish(part, self._write(part, write), itertools.count(part))
+
+    def _write(self, part: int, write: Callable[[Callable[[str], IO[bytes]]], None]) -> Part:
         opened: dict[str, IO[bytes]] = {}
 
         def create(suffix: str) -> IO[bytes]:
@@ -78,20 +90,22 @@ class Parts:
 
         try:
             write(create)
-            record = Part({suffix: self._finish(part, suffix, file) for suffix, file in sorted(opened.items())})
+            return Part({suffix: self._finish(part, suffix, file) for suffix, file in sorted(opened.items())})
         except BaseException:
             for suffix, file in opened.items():
                 file.close()
                 files.remove(self._folder / f"{stem(part)}.{self._token}{suffix}")
             raise
+
+    def _publish(self, part: int, record: Part, numbers: Iterable[int]) -> bool:
+        """Return whether one of the numbers was free; the first that is becomes the part's."""
         aside = self._folder / f"{stem(part)}.{self._token}.record"
         files.write(aside, msgspec.json.encode(record))
         files.sync(self._folder)  # the files' names first: a record without its files would stop the unit
-        if not files.link(aside, self._record(part)):
-            for name, _, _ in record.files.values():
-                files.remove(self._folder / name)
+        linked = any(files.link(aside, self._record(number)) for number in numbers)
         files.remove(aside)
         files.sync(self._folder)
+        return linked
 
     def _finish(self, part: int, suffix: str, file: IO[bytes]) -> tuple[str, int, str]:
         name = f"{stem(part)}.{self._token}{suffix}"

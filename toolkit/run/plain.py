@@ -300,3 +300,7 @@ class Scratch:
         with ExitStack() as opened:
             write(lambda suffix: opened.enter_context(files.create(self._folder / f"part-{part}{suffix}")))
         self._parts.append(part)
+
+    def add(self, write: Callable[[Callable[[str], IO[bytes]]], None]) -> None:
+        """Write a part's files under the next number."""
+        self.save(len(self._parts), write)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from toolkit.dedup.screens.cpu import Cpu
 from toolkit.dedup.screens.cuda import CAPACITY, LENGTHS, Cuda, Finder, Products, agree, gpu
 from toolkit.dedup.screens.shadow import Directions, principal
 from toolkit.dedup.share import Share, block_rows
+from toolkit.dedup.subset import Nowhere
 
 DISTANCE = 0.1
 DIM = 768
@@ -125,21 +126,10 @@ class Watched:
         return self._screen.suspects(left, right)
 
 
-class Nowhere:
-    """A checkpoint that keeps nothing."""
-
-    def parts(self) -> Iterator[int]:
-        """Return none."""
-        return iter(())
-
-    def save(self, part: int, write: object) -> None:
-        """Forget it."""
-
-
 def join(rows: npt.NDArray[np.float16], screen: Any) -> Forest:
     """Join all rows in this process."""
     share = Share(ALONE, len(rows), block_rows(len(rows)))
-    ledger = Ledger(share, rows.shape[1], DISTANCE, Nowhere)  # type: ignore[arg-type]
+    ledger = Ledger(share, rows.shape[1], DISTANCE, Nowhere)
     return components(share, rows, DISTANCE, ledger, screen=screen)[0]
 
 
