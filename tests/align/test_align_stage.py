@@ -14,6 +14,7 @@ from toolkit.align.stage import STEPS, measure
 from toolkit.config.config import check
 from toolkit.config.embed import Align
 from toolkit.data import features
+from toolkit.data.ids import column
 from toolkit.data.verdict import verdict
 from toolkit.errors import UserError
 from toolkit.run.plain import run_stage
@@ -32,7 +33,7 @@ def write(path: Path, image: np.ndarray, text: np.ndarray | None) -> list[str]:
     tower = None if text is None else [text]
     features.write(sink, ids=ids, image=[image], dim=image.shape[1], text=tower)
     path.write_bytes(sink.getvalue())
-    return features.unpacked(ids)
+    return column(ids).to_pylist()
 
 
 def config(align: dict[str, list[float]]):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.data import features
-from toolkit.data.features import FeatureError, packed, read, unpacked
+from toolkit.data.features import FeatureError, read
 
 
 def rows(n: int, d: int = 5, seed: int = 1) -> np.ndarray:
@@ -64,7 +64,8 @@ def test_what_was_written_is_read(n, text):
     source = io.BytesIO(written(n, text=text, encoder="descriptor", weights="none", resize="inner 24"))
     with read(source) as found:
         assert (len(found), found.dim, found.has_text) == (n, 5, text)
-        assert np.array_equal(found.ids, ids(n))
+        assert np.array_equal(found.ids(), ids(n))
+        assert np.array_equal(found.ids(n // 3, n // 2), ids(n)[n // 3 : n // 2])
         assert np.array_equal(found.block(0, n), rows(n))
         assert found.block(0, n).dtype == np.float16
         assert np.array_equal(found.block(n // 3, n // 2), rows(n)[n // 3 : n // 2])
@@ -105,13 +106,6 @@ def test_rows_must_match_the_ids(n):
 def test_blocks_must_match_the_file(block):
     with pytest.raises(ValueError, match="/image"):
         features.write(io.BytesIO(), ids=ids(4), image=[block], dim=5)
-
-
-def test_ids_are_packed_and_unpacked():
-    names = ["00" * 16, "ff" * 16, "0123456789abcdef" * 2]
-    assert packed(names)[2].tobytes() == bytes.fromhex(names[2])
-    assert unpacked(packed(names)) == names
-    assert packed([]).shape == (0, 16)
 
 
 def test_float32_is_rounded_to_float16():

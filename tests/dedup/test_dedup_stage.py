@@ -10,6 +10,7 @@ import pytest
 
 from toolkit.config.config import check
 from toolkit.data import features
+from toolkit.data.ids import column
 from toolkit.dedup import stage as module
 from toolkit.dedup.living import living, windows
 from toolkit.errors import UserError, WorkError
@@ -46,7 +47,7 @@ def three(tmp_path, made):
         write(tmp_path / "b.h5", rows[:0], ids[:0]),
         write(tmp_path / "c.h5", rows[3:], ids[3:]),
     ]
-    return paths, features.unpacked(ids)
+    return paths, column(ids).to_pylist()
 
 
 @pytest.mark.parametrize(("stage", "step"), [("dedup", "dedup.batch"), ("merge", "merge.global")])
@@ -133,7 +134,7 @@ def test_rows_without_direction_are_counted_and_named_whoever_holds_them(ring, t
         output = tmp_path / "found.parquet"
         tasks = ring.together(ranks, lambda world: run_stage(stage, paths, output, config, world))
     found = pq.read_table(output)
-    names = features.unpacked(ids)
+    names = column(ids).to_pylist()
     assert found["id"].to_pylist() == names
     assert [i for i, why in enumerate(found["dropped"].to_pylist()) if why == "embed.invalid"] == [1, 3, 6]
     assert [found["set"][i].as_py() for i in (1, 3, 6)] == [names[i] for i in (1, 3, 6)]

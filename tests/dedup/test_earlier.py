@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from toolkit.config.config import check
 from toolkit.data import features
+from toolkit.data.ids import column
 from toolkit.data.stage import Stopped
 from toolkit.dedup import ledger as ledgers
 from toolkit.dedup import ring as module
@@ -196,7 +197,7 @@ def crawls(tmp_path, made):
     paths = [write(tmp_path / f"new-{at}.h5", new[at : at + 4], ids[:6][at : at + 4]) for at in (0, 4)]
     for number, part in enumerate((slice(6, 7), slice(7, 7), slice(7, 10))):
         write(tmp_path / f"old-{number}.h5", np.concatenate([new, old])[part], ids[part])
-    return paths, features.unpacked(ids)
+    return paths, column(ids).to_pylist()
 
 
 def run(folder: Path, inputs: list[Path], *earlier: str, stage: str = "merge", **options) -> list[dict]:
@@ -246,7 +247,7 @@ def test_two_earlier_rows_that_a_new_one_links_both_stay(tmp_path, made):
     path = write(tmp_path / "new.h5", chain[1:2], ids[1:2])
     write(tmp_path / "old.h5", chain[[0, 2]], ids[[0, 2]])
     (row,) = run(tmp_path, [path], "old.h5", distance=0.01)
-    smallest = min(features.unpacked(ids[[0, 2]]))
+    smallest = min(column(ids[[0, 2]]).to_pylist())
     assert (row["dropped"], row["set"], row["size"]) == ("merge.earlier", smallest, 3)
     assert row["distance"] < 1e-4  # to the middle of all three
 

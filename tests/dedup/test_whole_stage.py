@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from toolkit.config.config import check
 from toolkit.data import features
+from toolkit.data.ids import column
 from toolkit.dedup import node
 from toolkit.dedup import ring as rings
 from toolkit.dedup import stage as module
@@ -129,7 +130,7 @@ def test_the_table_is_that_of_the_definition(
         patch.setattr(node, "hosts", lambda world: [str(rank % 3) for rank in range(world.size)])
         patch.setattr(choice, "PANEL_BYTES", int(rng.choice([1, 1 << 20])))
         found, drops = by_ranks(ring, np.split(rows, np.cumsum(sizes)[:-1]), ids, ranks, distance=distance, keep=keep)
-    names = features.unpacked(ids)
+    names = column(ids).to_pylist()
     stays = [row for row, _, _ in expected]
     assert [one["id"] for one in found] == names
     assert [one["set"] for one in found] == [names[row] for row in stays]
@@ -167,4 +168,4 @@ def test_one_set_as_large_as_everything(ring, made, monkeypatch, kind, ranks) ->
     assert len({one["set"] for one in found}) == 1
     assert drops == {"dedup.batch": 202}
     if kind == "equal":
-        assert found[0]["set"] == min(features.unpacked(ids))
+        assert found[0]["set"] == min(column(ids).to_pylist())

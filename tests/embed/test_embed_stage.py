@@ -66,7 +66,7 @@ def test_every_row_of_the_table_has_its_row_in_the_file(shard):
     rows, data = run(shard, "out")
     assert [row["dropped"] for row in rows] == [None, "embed.invalid", None, "embed.invalid", None]
     with read(io.BytesIO(data)) as found:
-        assert [i.tobytes().hex() for i in found.ids] == [row["id"] for row in rows]
+        assert [i.tobytes().hex() for i in found.ids()] == [row["id"] for row in rows]
         block = found.block(0, 5)
         assert found.attributes == {"encoder": "descriptor", "weights": "none", "resize": "inner 24", "dim": 1728}
         assert not found.has_text

@@ -17,6 +17,7 @@ import pytest
 
 from toolkit.config.config import check
 from toolkit.data import features
+from toolkit.data.ids import column
 from toolkit.data.pair import schema
 from toolkit.data.stage import Output
 from toolkit.data.table import build, write
@@ -102,7 +103,7 @@ def _unit(run: Run, stage, unit: int, rows: np.ndarray, ids: np.ndarray) -> None
     made: dict[str, tuple[bytes, int | None]] = {}
     if stage.name in ("image", "embed"):
         columns = {field.name: pa.nulls(len(ids), field.type) for field in schema(stage.name)}
-        columns |= {"id": features.unpacked(ids)}
+        columns |= {"id": column(ids)}
         columns |= {"sharpness": ids[:, 0].astype(np.float64)} if stage.name == "image" else {}
         sink = io.BytesIO()
         write(sink, schema(stage.name), [build(schema(stage.name), columns)])

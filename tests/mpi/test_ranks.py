@@ -13,7 +13,7 @@ import pytest
 
 from tests.crawl import tree
 from toolkit.config.config import check
-from toolkit.data.features import unpacked
+from toolkit.data.ids import column
 from toolkit.errors import UserError
 from toolkit.recipe import BY_NAME
 from toolkit.run import earlier, mpi
@@ -114,9 +114,9 @@ def test_the_best_by_what_an_earlier_stage_measured_stays(launch, embedded, ids,
     assert launch(2, "-m", "toolkit", "task", run.layout.root, "merge").returncode == 0
     parts = [pq.read_table(path) for path in sorted(Path(run.layout.root).glob("80_merge/data/**/*.parquet"))]
     found = pa.concat_tables(parts)
-    assert found["id"].to_pylist() == unpacked(ids)
+    assert found["id"].to_pylist() == column(ids).to_pylist()
     assert found["dropped"].to_pylist().count("embed.invalid") == 2
-    sharp = dict(zip(unpacked(ids), ids[:, 0].tolist(), strict=True))
+    sharp = dict(zip(column(ids).to_pylist(), ids[:, 0].tolist(), strict=True))
     best: dict[str, tuple[int, str]] = {}
     for row in found.to_pylist():
         best[row["set"]] = min(best.get(row["set"], (0, "g")), (-sharp[row["id"]], row["id"]))

@@ -23,7 +23,7 @@ NOON = 1_780_000_000  # seconds since 1970
 NOW = datetime.fromtimestamp(NOON, UTC).isoformat(timespec="seconds")
 
 
-def begun(folder: Path, shards: int = 12, kind: str = "slurm", **site: Any) -> Run:
+def begun(folder: Path, shards: int = 12, kind: str = "slurm", batches: int = 1, **site: Any) -> Run:
     """Make a run of so many shards that nobody has worked on."""
     table = folder / "table"
     table.mkdir(parents=True)
@@ -32,6 +32,7 @@ def begun(folder: Path, shards: int = 12, kind: str = "slurm", **site: Any) -> R
     (folder / "hosts.txt").write_text("bad.example\n")
     tree = {
         "run_dir": str(folder / "run"),
+        "batches": batches,
         "input": {"kind": "table", "paths": [str(table / "*.csv")], "files_per_shard": 1},
         "source": {"blacklist": str(folder / "hosts.txt")},
         "fetch": {"resolve": {"*.example.test": "127.0.0.1:9"}},

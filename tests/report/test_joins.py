@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -15,10 +17,12 @@ from toolkit.data import features
 from toolkit.recipe import BY_NAME
 from toolkit.report import schemas
 from toolkit.report.display import stage_lines
+from toolkit.report.joins import words
 from toolkit.report.page import page
 from toolkit.report.status import lines, status
 from toolkit.run.ledger import Mark
 from toolkit.run.plain import run_stage
+from toolkit.run.run import open_run
 from toolkit.run.task import RunTask
 
 SHORT = "shadows of 97 of 768 values in bfloat16 on the CPU, leaving 40 of a million pairs"
@@ -40,6 +44,29 @@ def test_how_images_were_compared_is_shown_in_status_and_report(tmp_path: Path) 
     assert msgspec.to_builtins(msgspec.convert(found, schemas.Status))["joins"] == found["joins"]
     assert f"join of merge: {SHORT}" in found["lines"]
     assert f"join of merge: {SHORT}" in found["page"]
+
+
+def test_of_many_ways_the_most_frequent_are_shown(tmp_path: Path) -> None:
+    """Ranks of many machines choose by what they measure; JSON has every way."""
+    told = ["a", "b", "cd", "d", "de", "c", "f", "cd", "f", "", "b", "g"]
+    run = searched(tmp_path, facts={"join": ["d", "x"]}, batches=len(told))
+    for unit, ways in enumerate(told):
+        path = run.layout.mark(BY_NAME["dedup"], unit)
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | {"facts": {"join": list(ways)}}))
+    run = open_run(run.layout.root)
+    tree = status(run)
+    counted = [(one["told"], one["units"]) for one in tree["joins"] if one["stage"] == "dedup"]
+    assert counted == [("d", 4), ("c", 3), ("b", 2), ("f", 2), ("a", 1), ("e", 1), ("g", 1)]
+    shown = ["d (4 units)", "c (3 units)", "b (2 units)", "and 4 other ways"]
+    expected = [*(f"join of dedup: {one}" for one in shown), "join of merge: d", "join of merge: x"]
+    assert [line for line in lines(tree) if line.startswith("join")] == expected
+    assert re.findall("join of [^<]*", page(run).decode()) == expected
+
+
+def test_one_way_more_than_are_shown_is_one_way() -> None:
+    ways = [{"stage": "merge", "told": told, "units": 1} for told in "abcd"]
+    assert list(words(ways))[3:] == ["join of merge: and 1 other way"]
+    assert len(list(words(ways[:3]))) == 3
 
 
 def test_marks_of_older_toolkits_tell_of_no_join(tmp_path: Path) -> None:

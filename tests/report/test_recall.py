@@ -20,9 +20,9 @@ from toolkit.run.run import Run, open_run
 SAID = "recall of merge: 0.9950, measured: of the 1,200 near-duplicates of 2,048 sampled images, 1,194 are in one set"
 
 
-def searched(folder: Path, facts: dict[str, Any] | None = None, **tallies: int) -> Run:
+def searched(folder: Path, facts: dict[str, Any] | None = None, batches: int = 1, **tallies: int) -> Run:
     """Make a run without rows that is done up to merge, whose mark has these tallies and facts, if any."""
-    run = begun(folder, shards=1, kind="inline")
+    run = begun(folder, shards=batches, kind="inline", batches=batches)
     for stage in run.stages[: 1 + [stage.name for stage in run.stages].index("merge")]:
         for unit in range(run.all_units(stage)):
             told = {f"recall.{key}": number for key, number in tallies.items()} if stage.name == "merge" else {}

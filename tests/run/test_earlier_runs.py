@@ -18,6 +18,7 @@ from tests.crawl import config, danqing, tree
 from tests.site import serve
 from toolkit.config import load
 from toolkit.data import features
+from toolkit.data.ids import column
 from toolkit.dedup import ledger, ring
 from toolkit.dedup import stage as dedup
 from toolkit.errors import UserError, WorkError
@@ -55,7 +56,7 @@ def survivors(run: Path) -> tuple[list[str], np.ndarray]:
     stored = {}
     for path in (run / "50_embed").rglob("*.h5"):
         with path.open("rb") as file, features.read(file) as found:
-            stored |= dict(zip(features.unpacked(found.ids), found.block(0, len(found)), strict=True))
+            stored |= dict(zip(column(found.ids()).to_pylist(), found.block(0, len(found)), strict=True))
     return ids, np.array([stored[i] for i in ids], np.float64)
 
 
@@ -143,6 +144,21 @@ def test_once_merge_is_done_another_earlier_one_is_another_run_still(away: Path,
     listed.write_text("junk\n")
     with pytest.raises(UserError, match="matches nothing"):
         look(load(str(away)))
+
+
+def test_once_merge_is_done_what_a_pattern_has_come_to_match_is_another_run(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "new", tmp_path / "new")
+    shutil.copytree(runs / "old", tmp_path / "crawls" / "2023")
+    given = load(str(runs / "new.yaml"), [f"run_dir={tmp_path / 'new'}", f"dedup.earlier=['{tmp_path}/crawls/*']"])
+    create(given).free()
+    (tmp_path / "crawls" / "2023").rename(tmp_path / "archive")
+    assert look(given).digest == open_run(runs / "new").digest
+    many_features(tmp_path / "crawls" / "2024.h5", rows=9)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"Different: what dedup\.earlier holds"):
+            look(given)
+        if (tmp_path / "archive").exists():  # the second time both are there
+            (tmp_path / "archive").rename(tmp_path / "crawls" / "2023")
 
 
 def test_a_plan_counts_the_earlier_rows(runs: Path) -> None:

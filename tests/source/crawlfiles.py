@@ -88,7 +88,7 @@ class MemoryTask:
         assert stage == "source"
         return self.sources[unit]
 
-    def write(self, tables: pa.Table | Iterable[pa.Table], shard: int | None = None) -> None:
+    def write(self, tables: pa.Table | Iterable[pa.Table]) -> None:
         self.tables += [tables] if isinstance(tables, pa.Table) else list(tables)
 
     def damage(self, where: str, what: str) -> None:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from toolkit.config.embed import Align
-from toolkit.data.features import Features, packed, read
+from toolkit.data.features import Features, read
+from toolkit.data.ids import array
 from toolkit.data.pair import schema
 from toolkit.data.stage import Task
 from toolkit.data.table import build
@@ -58,7 +59,7 @@ def run(task: Task) -> None:
 
 def _tables(task: Task, features: Features) -> Iterator[pa.Table]:
     ids = task.rows("id")["id"]
-    numbers = living(features.ids, packed(ids.to_pylist()), None)
+    numbers = living(features.ids(), array(ids), None)
     done = 0
     for start, stop, wanted in windows(numbers, chunk(features.dim)):
         image, text = (features.block(start, stop, name)[wanted] for name in ("image", "text"))

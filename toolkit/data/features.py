@@ -38,17 +38,6 @@ class FeatureError(WorkError, ValueError):
     """A file of features that can not be used: what was found, and what was expected."""
 
 
-def packed(ids: Sequence[str]) -> Ids:
-    """Return ids of 32 hex digits as (n, 16) bytes."""
-    return np.frombuffer(bytes.fromhex("".join(ids)), np.uint8).reshape(-1, ID_BYTES)
-
-
-def unpacked(ids: Ids) -> list[str]:
-    """Return (n, 16) bytes as ids of 32 hex digits."""
-    digits = np.ascontiguousarray(ids).tobytes().hex()
-    return [digits[start : start + 2 * ID_BYTES] for start in range(0, len(digits), 2 * ID_BYTES)]
-
-
 def write(
     sink: IO[bytes],
     *,
@@ -93,7 +82,7 @@ def merge(sink: IO[bytes], sources: Sequence[IO[bytes]]) -> None:
 
         write(
             sink,
-            ids=np.concatenate([part.ids for part in parts]),
+            ids=np.concatenate([part.ids() for part in parts]),
             image=blocks("image"),
             dim=dims[0],
             text=blocks("text") if all(part.has_text for part in parts) else None,
@@ -120,14 +109,13 @@ def _fill(dataset: Any, blocks: Iterable[npt.NDArray[np.generic]]) -> None:
 
 
 class Features:
-    """An open file of features; blocks of rows are read when asked for. Close it, or use it in a `with`."""
+    """An open file of features; ids and blocks of rows are read when asked for. Close it, or use it in a `with`."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
         self._sets = {name: _checked(file, name) for name in ("image", "text") if name in file}
+        self._ids = _checked(file, "id")
         self.attributes: dict[str, str | int] = _attributes(file)
-        with _readable():
-            self.ids: Ids = _checked(file, "id")[...]
         self._agree()
 
     def __enter__(self) -> Features:
@@ -139,7 +127,7 @@ class Features:
         self.close()
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._ids)
 
     @property
     def dim(self) -> int:
@@ -159,16 +147,22 @@ class Features:
         with _readable(), np.errstate(over="ignore"):  # a float32 too large for float16 becomes infinite: invalid
             return np.asarray(self._sets[name][start:stop]).astype(np.float16, copy=False)
 
+    def ids(self, start: int = 0, stop: int | None = None) -> Ids:
+        """Return the ids of the rows start to stop - 1, or of all from `start` on, as (m, 16) bytes."""
+        with _readable():
+            found: Ids = self._ids[start:stop]
+        return found
+
     def close(self) -> None:
         """Close HDF5's view; the file object stays open."""
         self._file.close()
 
     def _agree(self) -> None:
         for name, dataset in self._sets.items():
-            if dataset.shape != (len(self.ids), self.dim):
+            if dataset.shape != (len(self), self.dim):
                 raise FeatureError(
-                    f"/{name} has the shape {dataset.shape}; expected {(len(self.ids), self.dim)}, "
-                    f"as /id has {len(self.ids)} rows and /image has {self.dim} columns."
+                    f"/{name} has the shape {dataset.shape}; expected {(len(self), self.dim)}, "
+                    f"as /id has {len(self)} rows and /image has {self.dim} columns."
                 )
         named = self.attributes.get("dim", self.dim)
         if named != self.dim:

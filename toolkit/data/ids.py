@@ -18,7 +18,11 @@ PIECE = 1 << 18  # ids that are converted at once: 8 MiB of digits
 
 
 def array(column: pa.ChunkedArray) -> Ids:
-    """Return a column of ids, none of them null, as (n, 16) bytes."""
+    """Return a column of ids as (n, 16) bytes.
+
+    It is given ids that were checked where they came in: a null, another length or other digits raise ValueError, and
+    uppercase digits count as lowercase.
+    """
     ids = np.empty((len(column), ID_BYTES), np.uint8)
     for start in range(0, len(column), PIECE):
         digits = column.slice(start, PIECE).combine_chunks().cast(pa.binary()).cast(pa.binary(DIGITS))

@@ -117,8 +117,11 @@ class Task(Protocol):
     def total(self) -> int:
         """Return the number of rows alive at this stage's input over all shards."""
 
-    def ids(self, shard: int) -> Ids:
-        """Return the ids of the rows alive at this stage's input, as `rows` does, in 16 bytes each."""
+    def ids(self, shard: int) -> Ids | None:
+        """Return the ids of the rows alive at this stage's input, as `rows` does; None for all of the features' file.
+
+        Such a file may have any number of rows, and has their ids itself.
+        """
 
     def table(self, stage: str, unit: int = 0) -> pa.Table:
         """Return the whole table of an earlier reduce stage (unique, words, hosts)."""
@@ -141,10 +144,16 @@ class Task(Protocol):
     def create_named(self, name: str) -> IO[bytes]:
         """Open an output at the top of the stage's data folder, as `create` does (closing units only)."""
 
-    def write(self, tables: pa.Table | Iterable[pa.Table], shard: int | None = None) -> None:
-        """Write this unit's table, or (collective stages) the table of one of its shards; call once for each.
+    def write(self, tables: pa.Table | Iterable[pa.Table]) -> None:
+        """Write this unit's table; call once.
 
         A stream of tables is written as it comes. The task counts the drops from the column `dropped`.
+        """
+
+    def write_shards(self, tables: Iterable[tuple[int, pa.Table]]) -> None:
+        """Write the tables of this unit's shards (collective stages): their parts, in the order of shards and rows.
+
+        Each shard has a part at least, maybe without rows.
         """
 
     def damage(self, where: str, what: str) -> None:
@@ -198,8 +207,8 @@ class Earlier(Protocol):
     def rows(self) -> int:
         """Return the number of rows."""
 
-    def ids(self) -> Ids:
-        """Return the ids of the rows, (rows, 16)."""
+    def ids(self) -> Ids | None:
+        """Return the ids of the rows, (rows, 16); None for all of the features' file, which has them itself."""
 
     def open(self) -> IO[bytes]:
         """Open a file of features for reading that holds these rows in this order, maybe among others."""

@@ -12,12 +12,14 @@ earlier one is a row like any other.
 
 Memory of a rank: its part of the living rows' features as stored (2 bytes a value), and of the earlier ones', about 200
 bytes for each of these rows, and the blocks and tiles of ring.py; of a node 4 bytes (8 from 2^31 on) for every row of
-the unit and every earlier one.
+the unit and every earlier one. Of a file of features, plain or earlier, a rank reads its own rows and their ids alone;
+of a shard of a run, and of files beside which tables are given, the ids of all rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import IO, Any, TypeAlias
@@ -26,25 +28,25 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from toolkit.data.features import Features, read
+from toolkit.data.features import FeatureError, Features, read
 from toolkit.data.ids import Ids, column
 from toolkit.data.pair import ID_BYTES, schema
 from toolkit.data.stage import Earlier, Task
 from toolkit.data.table import build
-from toolkit.data.world import World
 from toolkit.dedup import ivf
-from toolkit.dedup.exact import Float, Half, Mask
+from toolkit.dedup.exact import Float, Half, Int, Mask
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.ledger import Ledger
-from toolkit.dedup.living import living, windows
+from toolkit.dedup.living import READ_ROWS, living, windows
 from toolkit.dedup.ring import components
 from toolkit.dedup.share import Share, block_rows
 from toolkit.dedup.survivors import Keep, Survivors, alone, survivors
-from toolkit.errors import UserError
+from toolkit.errors import UserError, WorkError
 
 STEP = {"dedup": "dedup.batch", "merge": "merge.global"}
 KNOWN = "merge.earlier"
 ATTRIBUTES = ("encoder", "weights", "resize")  # which features files may have, and by which they can be told apart
+WRITE_ROWS = 1 << 17  # rows of a table that rank 0 has at once: 7 MB of answers, 15 MB as columns
 # A row's answer on its way to rank 0.
 ANSWER = np.dtype(
     [
@@ -72,17 +74,18 @@ class Piece:
     name: str  # of what it is a part of, in words
     source: Source
     start: int  # first of its living rows
-    ids: Ids  # of all its living rows
     stop: int
+    alive: Ids | None  # of all its living rows; None where these are all the rows of the features' file
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def open(self, task: Task) -> IO[bytes]:
-        """Open the features."""
-        if isinstance(self.source, int):
-            return task.open("embed", ".h5", shard=self.source)
-        return self.source.open()
+    def ids(self, task: Task) -> Ids:
+        """Return the ids of the part."""
+        if self.alive is not None:
+            return self.alive[self.start : self.stop]
+        with _features(task, self.source) as features:
+            return features.ids(self.start, self.stop)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -105,17 +108,14 @@ def _run(task: Task, stage: str, wanted: bool) -> None:
 
 
 def _own(task: Task, stage: str, wanted: bool) -> tuple[Share, dict[int, int], Own]:
-    """Return how the rows are shared, how many each shard has, and what this rank holds.
-
-    The ids of all rows of a shard, which may be a file of any size, are given up with the pieces.
-    """
+    """Return how the rows are shared, how many each shard has, and what this rank holds."""
     counts, known = _counts(task)
     earlier = task.world.bcast(list(task.earlier()) if wanted and task.world.rank == 0 else [])
     rows, kept = sum(counts.values()), sum(source.rows for source in earlier)
     share = Share(task.world, rows, block_rows(rows), kept, block_rows(kept))
     pieces = _pieces(task, range(share.begin, share.end), counts.items(), known)
     pieces += _pieces(task, share.older, [(source, source.rows) for source in earlier])
-    parts = [np.empty((0, ID_BYTES), dtype=np.uint8), *(piece.ids[piece.start : piece.stop] for piece in pieces)]
+    parts = [np.empty((0, ID_BYTES), dtype=np.uint8), *(piece.ids(task) for piece in pieces)]
     ids = np.concatenate(parts)
     if not wanted:
         return share, counts, Own(ids, np.empty((0, 0), dtype=np.float16), None)
@@ -129,33 +129,60 @@ def _keep(task: Task, stage: str) -> Keep:
     return "centroid" if stage == "dedup" and task.config.dedup.by_align else keep
 
 
-def _ids(task: Task, source: Source) -> Ids:
+def _name(task: Task, source: Source) -> str:
+    return task.called(source) if isinstance(source, int) else source.name
+
+
+def _open(task: Task, source: Source) -> IO[bytes]:
+    return task.open("embed", ".h5", shard=source) if isinstance(source, int) else source.open()
+
+
+@contextmanager
+def _features(task: Task, source: Source) -> Iterator[Features]:
+    """Open the features of a source; raises WorkError, which names it, where they are damaged."""
+    try:
+        with _open(task, source) as file, read(file) as found:
+            yield found
+    except FeatureError as error:
+        raise WorkError(f"The features of {_name(task, source)} can not be used. {error}") from error
+
+
+def _alive(task: Task, source: Source) -> Ids | None:
     return task.ids(source) if isinstance(source, int) else source.ids()
 
 
-def _counts(task: Task) -> tuple[dict[int, int], dict[int, Ids]]:
+def _counts(task: Task) -> tuple[dict[int, int], dict[int, Ids | None]]:
     """Return the living rows of every shard, counted by all ranks together, and the ids that this one has read."""
     world = task.world
     shards = world.bcast(list(task.shards()))
     mine = shards[world.rank * len(shards) // world.size : (world.rank + 1) * len(shards) // world.size]
-    known = {shard: _ids(task, shard) for shard in mine}
+    known = {shard: _alive(task, shard) for shard in mine}
     counts: dict[int, int] = {}
-    for part in world.allgather({shard: len(ids) for shard, ids in known.items()}):
+    for part in world.allgather({shard: _count(task, shard, ids) for shard, ids in known.items()}):
         counts |= part
     return counts, known
 
 
+def _count(task: Task, shard: int, alive: Ids | None) -> int:
+    if alive is not None:
+        return len(alive)
+    with _features(task, shard) as features:
+        return len(features)
+
+
 def _pieces(
-    task: Task, part: range, counts: Iterable[tuple[Source, int]], known: Mapping[int, Ids] = MappingProxyType({})
+    task: Task,
+    part: range,
+    counts: Iterable[tuple[Source, int]],
+    known: Mapping[int, Ids | None] = MappingProxyType({}),
 ) -> list[Piece]:
     """Return the pieces of which this rank's part of the rows is made, in order."""
     pieces, at = [], 0
     for source, count in counts:
         start, stop = max(part.start - at, 0), min(part.stop - at, count)
         if start < stop:
-            ids = known[source] if isinstance(source, int) and source in known else _ids(task, source)
-            name = task.called(source) if isinstance(source, int) else source.name
-            pieces.append(Piece(name, source, start, ids, stop))
+            alive = known[source] if isinstance(source, int) and source in known else _alive(task, source)
+            pieces.append(Piece(_name(task, source), source, start, stop, alive))
         at += count
     return pieces
 
@@ -217,7 +244,7 @@ def _load(task: Task, pieces: Sequence[Piece], count: int) -> Half:
     kinds: list[Kind] = []
     at = 0
     for piece in pieces:
-        with piece.open(task) as source, read(source) as features:
+        with _features(task, piece.source) as features:
             said = {name: str(features.attributes[name]) for name in ATTRIBUTES if name in features.attributes}
             kinds.append(Kind(piece.name, not isinstance(piece.source, int), features.dim, said))
             _same(kinds)
@@ -233,9 +260,19 @@ def _load(task: Task, pieces: Sequence[Piece], count: int) -> Half:
 def _read(features: Features, piece: Piece, rows: Half) -> None:
     """Fill (m, d) with a piece of a shard, read once from front to back."""
     at = 0
-    for start, stop, wanted in windows(living(features.ids, piece.ids, piece.name)[piece.start : piece.stop]):
-        rows[at : at + len(wanted)] = features.block(start, stop)[wanted]
-        at += len(wanted)
+    for start, stop, wanted in _windows(features, piece):
+        block = features.block(start, stop)[wanted]
+        rows[at : at + len(block)] = block
+        at += len(block)
+
+
+def _windows(features: Features, piece: Piece) -> Iterator[tuple[int, int, Int | slice]]:
+    """Give the parts of the file that hold a piece: start, stop, wanted rows from start on."""
+    if piece.alive is not None:
+        yield from windows(living(features.ids(), piece.alive, piece.name)[piece.start : piece.stop])
+        return
+    for start in range(piece.start, piece.stop, READ_ROWS):
+        yield start, min(start + READ_ROWS, piece.stop), slice(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,26 +308,35 @@ def _packed(share: Share, ids: Ids, answer: Survivors, invalid: Mask) -> npt.NDA
     return packed_
 
 
-def _write(task: Task, stage: str, share: Share, counts: dict[int, int], own: npt.NDArray[Any]) -> None:
-    """Write the table of each shard on rank 0, to which the ranks give their parts one shard after the other."""
+def _write(task: Task, stage: str, share: Share, counts: Mapping[int, int], own: npt.NDArray[Any]) -> None:
+    """Write the tables of the shards on rank 0, to which the ranks give their rows of one part after the other."""
+    if share.world.rank == 0:
+        parts = ((shard, _collected(share, start, stop, own)) for shard, start, stop in _parts(counts))
+        task.write_shards((shard, _table(stage, answers)) for shard, answers in parts)
+        return
+    for _, start, stop in _parts(counts):
+        first, last = np.clip((share.begin, share.end), start, stop)
+        if first < last:
+            share.world.send(own[first - share.begin : last - share.begin], 0).wait()
+
+
+def _parts(counts: Mapping[int, int]) -> Iterator[tuple[int, int, int]]:
+    """Give the parts in which tables are made: the shard, and its rows from start to stop - 1 of the unit."""
     at = 0
     for shard, count in counts.items():
-        cuts = np.clip(share.borders, at, at + count)
-        if share.world.rank == 0:
-            task.write(_table(stage, _collected(share.world, cuts - at, own[at : at + count])), shard=shard)
-        elif cuts[share.world.rank] < cuts[share.world.rank + 1]:
-            part = own[cuts[share.world.rank] - share.begin : cuts[share.world.rank + 1] - share.begin]
-            share.world.send(part, 0).wait()
+        for start in range(0, max(1, count), WRITE_ROWS):
+            yield shard, at + start, at + min(start + WRITE_ROWS, count)
         at += count
 
 
-def _collected(world: World, cuts: npt.NDArray[np.int64], own: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the answers of a shard of which rank r holds the rows from cuts[r] to cuts[r + 1]; rank 0's are given."""
-    answers = np.empty(int(cuts[-1]), dtype=ANSWER)
-    answers[: cuts[1]] = own[: cuts[1]]
-    for rank in range(1, world.size):
+def _collected(share: Share, start: int, stop: int, own: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the answers of the rows start to stop - 1 of the unit; those of rank 0, the first ones, are given."""
+    cuts = np.clip(share.borders, start, stop) - start
+    answers = np.empty(stop - start, dtype=ANSWER)
+    answers[: cuts[1]] = own[start : start + cuts[1]]
+    for rank in range(1, share.world.size):
         if cuts[rank] < cuts[rank + 1]:
-            world.receive(answers[cuts[rank] : cuts[rank + 1]], rank).wait()
+            share.world.receive(answers[cuts[rank] : cuts[rank + 1]], rank).wait()
     return answers
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from toolkit.config.embed import Embed
 from toolkit.data import features
+from toolkit.data.ids import array
 from toolkit.data.pair import schema
 from toolkit.data.stage import Task
 from toolkit.data.table import build
@@ -35,7 +36,7 @@ def run(task: Task) -> None:
     with task.create(".h5") as sink:
         features.write(
             sink,
-            ids=features.packed(rows["id"].to_pylist()),
+            ids=array(rows["id"]),
             image=_measured(_images(task, encoder, rows), norms),
             text=_texts(task, encoder, rows) if encoder.text else None,
             dim=encoder.dim,

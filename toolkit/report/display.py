@@ -321,7 +321,7 @@ def stage_lines(task: Any) -> Iterator[str]:
         yield f"{step}: {rows:,}"
     if TALLIES[0] in books.tallies:
         yield words(counted(task.stage.name, books.tallies))
-    for told in books.facts.get(joins.FACT, ()):
-        yield joins.words({"stage": task.stage.name, "told": told, "units": 1})
+    ways = books.facts.get(joins.FACT, ())
+    yield from joins.words({"stage": task.stage.name, "told": told, "units": 1} for told in ways)
     left = "" if task.stage.kind is Kind.REDUCE else f", {books.rows_out:,} of them not dropped"
     yield f"{task.stage.name}: {books.rows_in:,} rows written{left}"

@@ -62,7 +62,7 @@ def page(run: Run) -> bytes:
         state=state,
         versions=versions(run),
         missing=absent,
-        searches=[*map(recall.words, state["recall"]), *map(joins.words, state["joins"])],
+        searches=[*map(recall.words, state["recall"]), *joins.words(state["joins"])],
         funnel=list(lines(run, [folder for folder, _, _ in absent])),
         dropped=found.dropped,
         kept=found.kept,

@@ -6,13 +6,14 @@ One line a step, as in the recipe. `row` is the pair's row in the table of the s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from toolkit.config import Config
 from toolkit.data.pair import COLUMNS
 from toolkit.image.fault import FAULTS
 
 Row = Mapping[str, Any]
+End: TypeAlias = Literal["lowest", "highest"]
 
 
 class Reason(NamedTuple):
@@ -90,19 +91,21 @@ def _set(row: Row, config: Config) -> str:
     )
 
 
-def best(step: str, config: Config) -> str | None:
-    """Return the column by which a step chose who stays of a set; None where it has no sets, or went by no column."""
+def best(step: str, config: Config) -> tuple[str, End] | None:
+    """Return the column by which a step chose who stays of a set, and which value wins; None where it went by none."""
     by_column = {"dedup.batch": not config.dedup.by_align, "merge.global": True}.get(step, False)
-    return config.dedup.best.removeprefix("-") if config.dedup.best and by_column else None
+    if not (config.dedup.best and by_column):
+        return None
+    name = config.dedup.best.removeprefix("-")
+    return name, "highest" if name == config.dedup.best else "lowest"
 
 
 def _chosen(step: str) -> Reason:
     """Say also by which column the one that stays was chosen."""
 
     def words(row: Row, config: Config) -> str:
-        name = best(step, config)
-        end = "lowest" if name != config.dedup.best else "highest"
-        return f"{_set(row, config)}; {row['set']} has the {end} {name} and stays" if name else _set(row, config)
+        by = best(step, config)
+        return _set(row, config) + (f"; {row['set']} has the {by[1]} {by[0]} and stays" if by else "")
 
     return Reason("distance", words)
 

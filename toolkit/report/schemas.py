@@ -198,7 +198,7 @@ class Status(TypedDict):
     recall: list[Recall]
     """One entry for each stage that searched with `dedup.backend: faiss`; empty where every edge was found."""
     joins: list[Join]
-    """How dedup and merge looked for every edge, each way once."""
+    """How dedup and merge looked for every edge, each way once, of a stage that of the most units first."""
     damages: int
     """Bad records and files passed over, in all."""
     damage: list[Damage]

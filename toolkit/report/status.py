@@ -100,7 +100,7 @@ def lines(state: dict[str, Any]) -> Iterator[str]:
             f"{s['bytes'] / 1e9:>9.3f} {s['seconds']:>9.1f}  {', '.join(_notes(s, jobs.get(s['stage'])))}"
         )
     yield from map(words, state["recall"])
-    yield from map(ways.words, state["joins"])
+    yield from ways.words(state["joins"])
     for item in state["failed"]:
         yield from _failure(item)
     for item in state["damage"]:

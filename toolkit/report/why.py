@@ -101,9 +101,10 @@ def _step(tables: _Tables, stage: Stage, values: dict[str, Any], known: dict[str
 def _reason(tables: _Tables, step: str, values: dict[str, Any], known: dict[str, Any]) -> str:
     """Return what decided, in words; where the best of a set stays with both values, if it is of the same shard."""
     config = tables.shard.run.config
-    said, name = reason(step, values, config), best(step, config)
-    if name is None:
+    said, by = reason(step, values, config), best(step, config)
+    if by is None:
         return said
+    name, _ = by
     loaded = tables.get(BY_NAME[owner(name)])
     theirs = [] if loaded is None else loaded[0].filter(pc.equal(loaded[0]["id"], values["set"]))[name].to_pylist()
     there = f", {_shown(theirs[0])} there" if theirs else ""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 NAMES = ("encoder", "weights", "resize")
 BLOCKS, BLOCK_ROWS = 64, 64  # of a file, evenly over its rows: 14 MB of descriptors
+ID_ROWS = 1 << 14  # ids of a file that are read at once: 256 KiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,10 @@ class Piece:
     features: File
     table: File | None
 
-    def ids(self) -> Ids:
-        """Return the ids of the rows, in the order of the features."""
+    def ids(self) -> Ids | None:
+        """Return the ids of the rows, in the order of the features; None for the rows of a file."""
         if self.table is None:
-            return _ids(self.features)
+            return None
         with self.table.open() as file:
             return ids.array(table.read(file, ["id"])["id"])
 
@@ -90,8 +91,18 @@ def find(patterns: Sequence[str], root: Path | None = None) -> list[Source]:
     What lies in `root`, the folder of the run that asks, is left out of what a glob pattern matches. Raises UserError
     where a run is not there or not finished, WorkError where a file is damaged.
     """
-    paths = dict.fromkeys(path for pattern in patterns for path in _matches(pattern, root))
-    return sorted((_source(path) for path in paths), key=lambda source: (source.content, source.path))
+    for pattern in patterns:
+        if not _matches(pattern, root):
+            raise UserError(
+                f"dedup.earlier: {pattern} matches nothing (working directory {Path.cwd()}); give folders of finished "
+                "runs, files of features, or a glob pattern."
+            )
+    return sorted(map(_source, present(patterns, root)), key=lambda source: (source.content, source.path))
+
+
+def present(patterns: Sequence[str], root: Path | None = None) -> list[Path]:
+    """Return what the patterns match now, each once; nothing of it is opened, and a pattern may match nothing."""
+    return list(dict.fromkeys(path for pattern in patterns for path in _matches(pattern, root)))
 
 
 def _matches(pattern: str, root: Path | None) -> list[Path]:
@@ -101,13 +112,8 @@ def _matches(pattern: str, root: Path | None) -> list[Path]:
                 f"dedup.earlier names {pattern}, which is in the folder of this very run, {root}; name runs before it."
             )
         return [Path(pattern).absolute()]
-    found = [path for path in sorted(glob.glob(pattern, recursive=True)) if not _within(path, root)]
-    if not found:
-        raise UserError(
-            f"dedup.earlier: {pattern} matches nothing (working directory {Path.cwd()}); give folders of finished "
-            "runs, files of features, or a glob pattern."
-        )
-    return [Path(path).absolute() for path in found]
+    found = sorted(glob.glob(pattern, recursive=True))
+    return [Path(path).absolute() for path in found if not _within(path, root)]
 
 
 def _within(path: str, root: Path | None) -> bool:
@@ -143,7 +149,8 @@ def _stored(features: Features) -> Iterator[bytes]:
     """Return what tells a file from others: what it says of itself, its ids, and blocks of rows from all over."""
     rows = len(features)
     yield canonical([rows, features.dim, features.attributes])
-    yield features.ids.tobytes()
+    for start in range(0, rows, ID_ROWS):
+        yield features.ids(start, min(start + ID_ROWS, rows)).tobytes()
     last = max(0, rows - BLOCK_ROWS)
     for start in sorted({last * number // (BLOCKS - 1) for number in range(BLOCKS)}):
         yield features.block(start, min(start + BLOCK_ROWS, rows)).tobytes()
@@ -224,11 +231,6 @@ def _output(run: Run, stage: Stage, shard: int, suffix: str) -> Output:
 
 def _file(run: Run, stage: str, output: Output) -> File:
     return File(run.layout.file(BY_NAME[stage], output.path), output.bytes, output.digest)
-
-
-def _ids(file: File) -> Ids:
-    with _features(file) as found:
-        return found.ids
 
 
 @contextmanager

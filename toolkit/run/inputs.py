@@ -87,7 +87,7 @@ class Inputs:
         if found == "empty":
             raise ValueError("the file is empty")
         if found == "hdf5":
-            _stored(path)
+            _check(path)
             self.features[number] = path
         elif found == "tar":
             self.tars.append(path)
@@ -146,10 +146,10 @@ class Inputs:
             return own
         return self.rows.take(pc.index_in(own["id"], value_set=self.rows["id"].combine_chunks()).drop_null())
 
-    def feature_ids(self, number: int) -> Ids:
-        """Return the ids of these rows; without tables they are those of the file, and never held as text."""
+    def feature_ids(self, number: int) -> Ids | None:
+        """Return the ids of these rows; None where there are no tables, and the rows are all those of the file."""
         if not self.tables and not self._samples:
-            return _stored(self.features[number])
+            return None
         return ids.array(self.feature_rows(number)["id"])
 
     def aside(self, stage: str) -> pa.Table:
@@ -276,17 +276,20 @@ def _occurrence(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return counts
 
 
-def _stored(path: Path) -> Ids:
-    """Return the ids of a feature file."""
+def _check(path: Path) -> None:
+    """Raise FeatureError where a feature file is damaged or something else; none of its rows is read."""
     from toolkit.data.features import read
 
-    with path.open("rb") as file, read(file) as found:
-        return found.ids
+    with path.open("rb") as file, read(file):
+        pass
 
 
 def _named(path: Path) -> pa.Table:
     """Return the rows of a feature file."""
-    return pa.table({"id": ids.column(_stored(path))})
+    from toolkit.data.features import read
+
+    with path.open("rb") as file, read(file) as found:
+        return pa.table({"id": ids.column(found.ids())})
 
 
 def _holds(tar: Path, rows: pa.Table) -> bool:

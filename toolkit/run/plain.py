@@ -127,7 +127,6 @@ class PlainTask(BaseTask):
     ) -> None:
         super().__init__(stage, 0, config, folder, world=world)
         self._paths, self._finals = inputs, finals
-        self._tables: list[pa.Table] = []
         self._scratch = Scratch(self.books.folder)
 
     @cached_property
@@ -176,8 +175,8 @@ class PlainTask(BaseTask):
             found = found.filter(pc.is_valid(found["offset"]))
         return found.select(list(names))
 
-    def ids(self, shard: int) -> Ids:
-        """Return the ids of the rows of a feature file that no input has dropped."""
+    def ids(self, shard: int) -> Ids | None:
+        """Return the ids of the rows of a feature file that no table has dropped; None where there is no table."""
         return self.inputs.feature_ids(shard)
 
     def _rows(self, shard: int | None) -> pa.Table:
@@ -250,14 +249,9 @@ class PlainTask(BaseTask):
             merge(sink, [stack.enter_context(p.open("rb")) for p in self.inputs.features.values()])
         return path.open("rb")
 
-    def write(self, tables: pa.Table | Iterable[pa.Table], shard: int | None = None) -> None:
-        """Write the table; tables of several feature files become one."""
-        if shard is None:
-            super().write(tables)
-            return
-        self._tables.extend([tables] if isinstance(tables, pa.Table) else tables)
-        if shard == self.shards()[-1]:
-            super().write(self._tables)
+    def write_shards(self, tables: Iterable[tuple[int, pa.Table]]) -> None:
+        """Write one table for all feature files."""
+        self.write(part for _, part in tables)
 
     def checkpoint(self) -> Scratch:
         """Return a place for parts that lives as long as the command."""

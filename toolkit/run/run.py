@@ -98,13 +98,15 @@ class Run:
     def recorded(self, config: Config) -> list[past.Source]:
         """Return what earlier.jsonl says where that is enough: all up to merge is done, and `config` names the same.
 
-        Nothing will be read then of the earlier runs, which may be in an archive by now. Nothing is returned elsewhere.
+        Nothing will be read then of the earlier runs, which may be in an archive by now. Nothing is returned elsewhere,
+        as where a pattern has come to match what earlier.jsonl does not name.
         """
-        merge = BY_NAME["merge"]
-        same = sorted(config.dedup.earlier) == sorted(self.config.dedup.earlier)
-        if same and config.dedup.earlier and all(map(self.complete, [*self.before(merge), merge])):
+        merge, named = BY_NAME["merge"], config.dedup.earlier
+        same = sorted(named) == sorted(self.config.dedup.earlier)
+        if same and named and all(map(self.complete, [*self.before(merge), merge])):
             with contextlib.suppress(WorkError):
-                return self.earlier
+                new = set(map(str, past.present(named, self.layout.root))) - {source.path for source in self.earlier}
+                return [] if new else self.earlier
         return []
 
     def intact(self) -> None:

@@ -12,6 +12,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -131,11 +133,13 @@ class BaseTask:
         """Open an output at the top of data/."""
         return self.books.create(name)
 
-    def write(self, tables: pa.Table | Iterable[pa.Table], shard: int | None = None) -> None:
-        """Write the unit's table, or that of one of its shards."""
+    def write(self, tables: pa.Table | Iterable[pa.Table]) -> None:
+        """Write the unit's table."""
+        self._write(self.unit, [tables] if isinstance(tables, pa.Table) else tables)
+
+    def _write(self, number: int, stream: Iterable[pa.Table]) -> None:
         assert self.world.rank == 0, "rank 0 alone writes"
-        path = relative(self.unit if shard is None else shard, ".parquet")
-        stream = [tables] if isinstance(tables, pa.Table) else tables
+        path = relative(number, ".parquet")
         schema = pair.schema(self.stage.name)
         self.books.rows_of[path] = table.write(self.books.create(path), schema, self.books.watch(stream))
 
@@ -219,6 +223,11 @@ class RunTask(BaseTask):
     def ids(self, shard: int) -> Ids:
         """Return the ids of the rows alive at this stage's input."""
         return ids.array(self.rows("id", shard=shard)["id"])
+
+    def write_shards(self, tables: Iterable[tuple[int, pa.Table]]) -> None:
+        """Write a table for each shard."""
+        for shard, parts in groupby(tables, key=itemgetter(0)):
+            self._write(shard, (part for _, part in parts))
 
     def table(self, stage: str, unit: int = 0) -> pa.Table:
         """Return an earlier table whole; of source only what unique needs, its pages checked but not its digest."""

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from toolkit.data import pair
+from toolkit.data import ids, pair
+from toolkit.data.ids import Ids
 from toolkit.data.stage import Kind, Output, Stage, stem
 from toolkit.data.tar import DigestError, checked
 from toolkit.data.verdict import alive
@@ -200,13 +200,12 @@ def _tar(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
 
 def _features(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
     from toolkit.data.features import read as features_of
-    from toolkit.data.features import unpacked
 
     living = alive(read(run, stage, unit))
     with run.layout.file(stage, relative(unit, ".h5")).open("rb") as file:
         features = features_of(file)
-        n = len(features.ids)
-        if unpacked(features.ids) != read(run, stage, unit, ["id"])["id"].to_pylist():
+        n = len(features)
+        if not np.array_equal(features.ids(), _ids(run, stage, unit)):
             yield Problem(stage.name, unit, "its features are of other ids than its table", "damaged")
         block = features.block(0, n)
         bad = living[~np.isfinite(block[living].astype(np.float32)).all(axis=1)] if n else living
@@ -214,21 +213,18 @@ def _features(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
         yield Problem(stage.name, unit, f"{len(bad)} living rows have features that are not finite", "damaged")
 
 
-_ID = np.dtype("S16")
-
-
-def _ids(run: Run, stage: Stage, shard: int) -> npt.NDArray[np.bytes_]:
-    """Return the ids of a shard, 16 bytes each."""
-    found = read(run, stage, shard, ["id"])["id"].to_pylist()
-    return np.array([bytes.fromhex(i) for i in found], _ID)
+def _ids(run: Run, stage: Stage, shard: int) -> Ids:
+    """Return the ids of a shard."""
+    return ids.array(read(run, stage, shard, ["id"])["id"])
 
 
 def _export(run: Run, units: set[int]) -> Iterator[Problem]:
     stage, closing = BY_NAME["export"], run.units(BY_NAME["export"])
     shards = sorted(units - {closing})
-    ids = np.concatenate([np.empty(0, _ID), *(_ids(run, stage, shard) for shard in shards)])
-    ids.sort()
-    twice = int((ids[1:] == ids[:-1]).sum())
+    found = np.concatenate([np.empty((0, pair.ID_BYTES), np.uint8), *(_ids(run, stage, shard) for shard in shards)])
+    words = found.view(f"S{pair.ID_BYTES}")[:, 0]
+    words.sort()
+    twice = int((words[1:] == words[:-1]).sum())
     if twice:
         yield Problem(stage.name, closing, f"{twice} ids stand twice in the dataset", "damaged")
     if closing in units:

@@ -1,7 +1,8 @@
-"""Time the exact join beside what it is measured against: python tools/bench/dedup.py [paired|growth|command|scale].
+"""Time the exact join beside what it is measured against: python tools/bench/dedup.py WHAT.
 
     paired  --rows 60000 --dim 768   FAISS range search, FAISS k-NN, bare products, the join with each screen, in turns
     growth  --rows 30000 60000 ...   the join alone, and the bare bfloat16 product of its half of all pairs
+    after   --rows 100000            what comes after a join: who stays, and the answer for fewer rows
     command --rows 120000            `danqing stage dedup` from file to file, with 1 and 2 ranks; a script with FAISS
     scale                            what 10^8 and 10^9 rows would take, from the rates that `danqing plan` goes by
 
@@ -29,6 +30,7 @@ import torch
 
 from toolkit.data.features import write
 from toolkit.data.world import ALONE
+from toolkit.dedup.exact import squares
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import TILE_ROWS, Screen, flops
 from toolkit.dedup.ledger import Ledger
@@ -36,6 +38,8 @@ from toolkit.dedup.ring import components
 from toolkit.dedup.screens.choice import Single
 from toolkit.dedup.screens.cpu import Cpu
 from toolkit.dedup.share import Share, block_rows
+from toolkit.dedup.subset import subset
+from toolkit.dedup.survivors import Survivors, survivors
 from toolkit.run.plain import Scratch
 from toolkit.run.plan import JOIN_RATE
 
@@ -161,6 +165,29 @@ def growth(sizes: list[int], dim: int, repeat: int, cone: bool) -> None:
         print(f"| {rows:,} | {taken['join']:.2f} | {taken['whole']:.2f} | {taken['bare']:.2f} | {share} |", flush=True)
 
 
+def after(rows: int, dim: int, repeat: int) -> None:
+    """Print the time of choosing survivors, and of the answer for fewer rows and a smaller distance (subset)."""
+    features = planted(rows, dim)
+    ids = np.random.default_rng(1).integers(256, size=(rows, 16), dtype=np.uint8)
+    share, roots = Share(ALONE, rows, block_rows(rows)), join(features).roots()
+    answer = survivors(share, roots, ids, squares(features), features)
+    whole, fewer = np.ones(rows, np.bool_), answer.dropped | (answer.size == 1)  # each set loses the row that stayed
+
+    def again(alive: npt.NDArray[np.bool_], distance: float) -> Survivors:
+        return subset(answer, alive, ids, features.__getitem__, joined=DISTANCE, distance=distance)
+
+    works: dict[str, Callable[[], Any]] = {
+        "the join itself": lambda: join(features),
+        "who stays": lambda: survivors(share, roots, ids, squares(features), features),
+        "subset: each set has lost a row": lambda: again(fewer, DISTANCE),
+        "subset: half the distance": lambda: again(whole, DISTANCE / 2),
+    }
+    print(f"{rows:,} x {dim}, {int((answer.size > 1).sum()):,} rows in {int((~fewer).sum()):,} sets\n")
+    print("| work | seconds |\n| --- | ---: |")
+    for name, (taken, _) in best(works, repeat).items():
+        print(f"| {name} | {taken:.2f} |")
+
+
 # What a user would write: from the file of features to the roots of its sets.
 SCRIPT = """
 import sys; import faiss, h5py, numpy as np; from toolkit.dedup.forest import Forest
@@ -226,7 +253,7 @@ def scale(dim: int) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["paired", "growth", "command", "scale"], nargs="?", default="paired")
+    parser.add_argument("what", choices=["paired", "growth", "after", "command", "scale"], nargs="?", default="paired")
     parser.add_argument("--rows", type=int, nargs="+", default=[20_000])
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--repeat", type=int, default=2)
@@ -240,6 +267,8 @@ def main() -> None:
         for rows in given.rows:
             if given.what == "paired":
                 paired(rows, given.dim, given.repeat, given.cone)
+            elif given.what == "after":
+                after(rows, given.dim, given.repeat)
             else:
                 command(rows, given.dim, given.repeat)
 

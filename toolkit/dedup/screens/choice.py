@@ -13,7 +13,7 @@ import numpy as np
 from toolkit.dedup import join
 from toolkit.dedup.forest import Forest
 from toolkit.dedup.join import Block, Pairs, Screen, Slab, flops
-from toolkit.dedup.screens.shadow import Directions, leaving, principal
+from toolkit.dedup.screens.shadow import Directions, principal
 from toolkit.errors import UserError
 
 PANEL_BYTES = 48 << 20  # 16,384 rows of 768 float32 values: making a piece ready costs a tenth of one of its tiles
@@ -87,15 +87,15 @@ def _cpu(rows: int, sample: Slab, distance: float) -> Screen:
         return Single(dim)
     known, fresh = halves(sample, distance)
     slowness, dtype = min(((cpu.slowness(dtype, TRIAL_ROWS, dim), dtype) for dtype in cpu.BITS), key=lambda one: one[0])
-    screens = [cpu.Cpu(dim, distance, shorter, dtype) for shorter in (None, *lengths(rows, known))]
+    forms = [None, *lengths(rows, known)]
+    screens = [cpu.Cpu(dim, distance, form, dtype) for form in forms]
     shares = [left(screen, fresh) for screen in screens]
     costs = [cost(share, slowness * screen.values / dim) for share, screen in zip(shares, screens, strict=True)]
     least = min(costs)
     if least >= 1:
         return Single(dim)
     chosen = costs.index(least)
-    screens[chosen].told += f", {leaving(shares[chosen])}"
-    return screens[chosen]
+    return cpu.Cpu(dim, distance, forms[chosen], dtype, leaves=shares[chosen])
 
 
 def halves(sample: Slab, distance: float) -> tuple[Slab, Slab]:

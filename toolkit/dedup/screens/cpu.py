@@ -22,14 +22,20 @@ BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
 class Cpu:
-    """Screens tiles; `directions` null: whole rows."""
+    """Screens tiles; `directions` null: whole rows; `leaves`: the share of pairs that it left in a trial, if any."""
 
     def __init__(
-        self, dim: int, distance: float, directions: Directions | None = None, dtype: torch.dtype = torch.bfloat16
+        self,
+        dim: int,
+        distance: float,
+        directions: Directions | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        *,
+        leaves: float | None = None,
     ) -> None:
         self.values = dim if directions is None else len(directions) + 1
         self.dtype = dtype
-        self.told = f"{told(directions, dim)} in {str(dtype).removeprefix('torch.')} on the CPU"
+        self.told = told(directions, dim, f"in {str(dtype).removeprefix('torch.')} on the CPU", leaves)
         self.tile_rows = TILE_ROWS
         self.panel_rows = min(PANEL_BYTES // (dtype.itemsize * self.values), STORED_BYTES // (2 * dim))
         self._distance, self._directions = distance, directions

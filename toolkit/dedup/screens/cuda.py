@@ -23,7 +23,7 @@ import torch
 from toolkit.dedup.exact import Half, Mask
 from toolkit.dedup.join import Block, Float32, Pairs, Slab
 from toolkit.dedup.screens.cpu import BITS, floor_bits, lowered, rounded
-from toolkit.dedup.screens.shadow import Directions, error, leaving, principal, told
+from toolkit.dedup.screens.shadow import Directions, error, principal, told
 
 Codes: TypeAlias = torch.Tensor  # pairs of a tile of n columns, row * n + column (p,)
 
@@ -76,7 +76,10 @@ class Finder(Protocol):
 
 
 class Cuda:
-    """Screens tiles; `directions` null: whole rows; `finder` null: the fastest that works here."""
+    """Screens tiles; `directions` null: whole rows; `finder` null: the fastest that works here.
+
+    leaves: the share of pairs that it left in a trial, if there was one.
+    """
 
     def __init__(
         self,
@@ -85,6 +88,8 @@ class Cuda:
         directions: Directions | None = None,
         device: str | torch.device = "cuda",
         finder: Finder | None = None,
+        *,
+        leaves: float | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.values = dim if directions is None else len(directions) + 1
@@ -103,7 +108,7 @@ class Cuda:
         self._ahead: deque[tuple[Block, Block, Callable[[], Codes | None]]] = deque(maxlen=2)
         self.finder = finder or best(self.device, self.width)
         name = torch.cuda.get_device_name(self.device) if self._gpu else "the CPU"
-        self.told = f"{told(directions, dim)} in bfloat16 on {name} by {self.finder.told}"
+        self.told = told(directions, dim, f"in bfloat16 on {name} by {self.finder.told}", leaves)
 
     @property
     def _gpu(self) -> bool:
@@ -305,9 +310,8 @@ def choose(rows: int, known: Slab, fresh: Slab, distance: float, device: str | t
     least = min([1.0, *costs])
     if least >= 1.0:
         return Cuda(dim, distance, None, device)
-    chosen = Cuda(dim, distance, shorter[costs.index(least)], device)
-    chosen.told += f", {leaving(shares[costs.index(least)])}"
-    return chosen
+    chosen = costs.index(least)
+    return Cuda(dim, distance, shorter[chosen], device, leaves=shares[chosen])
 
 
 def _left(screen: Cuda, fresh: Slab) -> float:

@@ -60,9 +60,11 @@ def error(directions: Directions | None, dim: int) -> float:
     return far + far**2 + directions.skew
 
 
-def told(directions: Directions | None, dim: int) -> str:
-    """Say what is compared of rows of `dim` values."""
-    return f"whole rows of {dim} values" if directions is None else f"shadows of {len(directions) + 1} of {dim} values"
+def told(directions: Directions | None, dim: int, how: str, leaves: float | None) -> str:
+    """Say what is compared of rows of `dim` values, how, and, where known, the share of pairs that a trial left."""
+    what = "whole rows" if directions is None else f"shadows of {len(directions) + 1}"
+    left = "" if leaves is None else f", {leaving(leaves)}"
+    return f"{what} of {dim} values {how}{left}"
 
 
 def leaving(share: float) -> str:
