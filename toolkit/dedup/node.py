@@ -105,9 +105,8 @@ def _common(world: World, head: int, rows: int) -> Memory | None:
 def _made(rows: int) -> Memory | None:
     with suppress(OSError, AttributeError):  # no Linux, or a limit
         file = os.fdopen(os.memfd_create(f"danqing-{os.urandom(8).hex()}"), "r+b", buffering=0)
-        os.posix_fallocate(
-            file.fileno(), 0, rows * kind(rows).itemsize
-        )  # else a lack of memory is a fatal signal later
+        # Taken now, since a lack of memory is an error here, and a fatal signal where a page is first touched.
+        os.posix_fallocate(file.fileno(), 0, rows * kind(rows).itemsize)
         return Memory(file, rows)
     return None
 

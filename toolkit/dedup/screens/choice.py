@@ -89,7 +89,7 @@ def _cpu(rows: int, sample: Slab, distance: float) -> Screen:
     slowness, dtype = min(((cpu.slowness(dtype, TRIAL_ROWS, dim), dtype) for dtype in cpu.BITS), key=lambda one: one[0])
     forms = [None, *lengths(rows, known)]
     screens = [cpu.Cpu(dim, distance, form, dtype) for form in forms]
-    shares = [left(screen, fresh) for screen in screens]
+    shares = [passed(screen, fresh) for screen in screens]
     costs = [cost(share, slowness * screen.values / dim) for share, screen in zip(shares, screens, strict=True)]
     least = min(costs)
     if least >= 1:
@@ -123,8 +123,8 @@ def lengths(rows: int, known: Slab) -> list[Directions]:
     return [longest.first(dim // share) for share in SHARES if dim >= share]
 
 
-def left(screen: Screen, fresh: Slab) -> float:
-    """Return the share of the pairs of a tile that a screen leaves to be decided; 1 where they are too many to name."""
+def passed(screen: Screen, fresh: Slab) -> float:
+    """Return the share of the pairs of a tile that a screen lets pass; 1 where they are too many to name."""
     middle = len(fresh) // 2
     pairs = screen.suspects(screen.ready(fresh[:middle]), screen.ready(fresh[middle:]))
     return 1.0 if pairs is None else len(pairs[0]) / (middle * (len(fresh) - middle))

@@ -304,7 +304,7 @@ def choose(rows: int, known: Slab, fresh: Slab, distance: float, device: str | t
     longest = principal(known.unit(), max(lengths)) if lengths else None
     shorter = [longest.first(count) for count in lengths] if longest is not None else []
     tried = [Cuda(dim, distance, one, device, Products(torch.device(device))) for one in shorter]
-    shares = [_left(screen, fresh) for screen in tried]
+    shares = [_passed(screen, fresh) for screen in tried]
     # The time of a tile as a multiple of that with whole rows.
     costs = [screen.width / dim + PAIR_SCORES * share for screen, share in zip(tried, shares, strict=True)]
     least = min([1.0, *costs])
@@ -314,8 +314,8 @@ def choose(rows: int, known: Slab, fresh: Slab, distance: float, device: str | t
     return Cuda(dim, distance, shorter[chosen], device, leaves=shares[chosen])
 
 
-def _left(screen: Cuda, fresh: Slab) -> float:
-    """Return the share of the pairs of a tile that shadows leave; infinite where they are too many to list."""
+def _passed(screen: Cuda, fresh: Slab) -> float:
+    """Return the share of the pairs of a tile that shadows let pass; infinite where they are too many to list."""
     middle = len(fresh) // 2
     left, right = screen.ready(fresh[:middle]), screen.ready(fresh[middle:])
     codes = screen.listed(left, right)
