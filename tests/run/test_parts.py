@@ -10,8 +10,9 @@ import pytest
 
 from toolkit.errors import WorkError
 from toolkit.recipe import BY_NAME
+from toolkit.run import files
 from toolkit.run.layout import Layout
-from toolkit.run.parts import Parts
+from toolkit.run.parts import Part, Parts
 
 STAGE = BY_NAME["fetch"]
 
@@ -63,6 +64,24 @@ def test_parts_that_are_added_all_count(tmp_path: Path) -> None:
     later = parts(tmp_path, "3-c")
     assert [later.load(part, ".tar").read() for part in later.parts()] == [b"early", b"next", b"late", b"last"]
     assert list(later.parts()) == [0, 1, 2, 3]
+
+
+def test_a_part_that_is_finished_while_another_attempt_sweeps_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where who finished it is dead when it is asked."""
+    parts(tmp_path, "1-a").add(writes(b"one"))
+    other, load = parts(tmp_path, "2-b"), Parts._load
+
+    def late(self: Parts, part: int) -> Part:
+        monkeypatch.setattr(Parts, "_load", load)
+        other.add(writes(b"other"))
+        return load(self, part)
+
+    monkeypatch.setattr(Parts, "_load", late)
+    monkeypatch.setattr(files, "dead", lambda token: token == "2-b")
+    later = parts(tmp_path, "3-c")
+    assert [later.load(part, ".tar").read() for part in later.parts()] == [b"one", b"other"]
 
 
 def test_parts_made_of_other_inputs_are_not_found(tmp_path: Path) -> None:

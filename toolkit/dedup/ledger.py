@@ -9,6 +9,7 @@ blocks do not exist.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import IO
 
 import numpy as np
@@ -30,12 +31,17 @@ class Ledger:
     """The finished pairs of blocks of one join."""
 
     def __init__(self, share: Share, dim: int, distance: float, checkpoint: Callable[[], Checkpoint]) -> None:
-        self._share, self._open = share, checkpoint
+        self._share, self._opened = share, checkpoint
         cuts = (share.rows, share.block, share.earlier, share.earlier_block)
         self._key = np.array([*cuts, dim, np.float64(distance).view(np.int64)], dtype=np.int64)
         self._done = np.zeros((share.blocks, share.blocks + share.old.blocks), dtype=np.bool_)
         self._fresh: list[tuple[int, int]] = []
         self.flops = 0  # of this rank, since the last part
+
+    @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        """The one place of all parts, opened by rank 0 alone, and once: opening reads every record."""
+        return self._opened()
 
     def has(self, one: int, other: int) -> bool:
         """Return whether a pair of blocks is finished."""
@@ -51,8 +57,8 @@ class Ledger:
     def load(self, forest: Forest) -> None:
         """Take over what earlier attempts have saved; the unions go to the forest of rank 0's node."""
         if self._share.world.rank == 0:
-            for part in self._open().parts():
-                with self._open().load(part, SUFFIX) as file:
+            for part in self._checkpoint.parts():
+                with self._checkpoint.load(part, SUFFIX) as file:
                     self._read(file, forest)
             forest.news()
         spread(self._share.world, self._done)
@@ -92,7 +98,7 @@ class Ledger:
             for table in self._tables(counts, pairs, edges):
                 _put(file, table)
 
-        self._open().add(write)  # later parts rest on this one: none may be given up for another attempt's
+        self._checkpoint.add(write)  # later parts rest on this one: none may be given up for another attempt's
 
     def _tables(self, counts: list[tuple[int, int]], pairs: Int, edges: Int) -> Iterator[Int]:
         """Give the pairs and the unions of one rank after the other."""

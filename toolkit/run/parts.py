@@ -1,8 +1,9 @@
 """Finished parts of an unfinished unit: what a kill in the middle of a shard does not cost.
 
-A part's files carry the attempt's name; `000003.json`, linked last and exclusively, says whose files count and what
-their bytes are. So two attempts at once never mix, and a part is there wholly or not at all. The folder's name binds
-parts to the unit's inputs (and to what dedup.earlier holds): parts made of older inputs are never found.
+A part's files carry the attempt's name; `000003.json`, linked last and exclusively, says which files count (with a
+lower number in their names where the part found its own taken) and what their bytes are. So two attempts at once never
+mix, and a part is there wholly or not at all. The folder's name binds parts to the unit's inputs (and to what
+dedup.earlier holds): parts made of older inputs are never found.
 """
 
 from __future__ import annotations
@@ -38,11 +39,14 @@ class Parts:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what killed attempts of this host left unfinished."""
+        """Remove what killed attempts of this host left unfinished.
+
+        Who is dead is asked before the records are read: a part that is finished in between is seen to be kept.
+        """
+        left = [path for path in self._folder.iterdir() if files.dead(path.name.partition(".")[2].partition(".")[0])]
         kept = {name for part in self.parts() for name, _, _ in self._load(part).files.values()}
-        for path in self._folder.iterdir():
-            token = path.name.partition(".")[2].partition(".")[0]
-            if path.name not in kept and files.dead(token):
+        for path in left:
+            if path.name not in kept:
                 files.remove(path)
 
     def _load(self, part: int) -> Part:
@@ -73,8 +77,7 @@ class Parts:
             return
         record = self._write(part, write)
         if not self._publish(part, record, [part]):
-            for name, _, _ in record.files.values():
-                files.remove(self._folder / name)
+            self._drop(record)
 
     def add(self, write: Callable[[Callable[[str], IO[bytes]]], None]) -> None:
         """Write a part's files and publish them together, under the next number that no attempt has taken."""
@@ -100,12 +103,21 @@ class Parts:
     def _publish(self, part: int, record: Part, numbers: Iterable[int]) -> bool:
         """Return whether one of the numbers was free; the first that is becomes the part's."""
         aside = self._folder / f"{stem(part)}.{self._token}.record"
-        files.write(aside, msgspec.json.encode(record))
-        files.sync(self._folder)  # the files' names first: a record without its files would stop the unit
+        try:
+            files.write(aside, msgspec.json.encode(record))
+            files.sync(self._folder)  # the files' names first: a record without its files would stop the unit
+        except BaseException:
+            files.remove(aside)
+            self._drop(record)
+            raise
         linked = any(files.link(aside, self._record(number)) for number in numbers)
         files.remove(aside)
         files.sync(self._folder)
         return linked
+
+    def _drop(self, record: Part) -> None:
+        for name, _, _ in record.files.values():
+            files.remove(self._folder / name)
 
     def _finish(self, part: int, suffix: str, file: IO[bytes]) -> tuple[str, int, str]:
         name = f"{stem(part)}.{self._token}{suffix}"
