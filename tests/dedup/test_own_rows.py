@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ import pytest
 
 from toolkit.config import Config
 from toolkit.config.config import check
+from toolkit.data.features import read
 from toolkit.data.ids import column
 from toolkit.data.world import ALONE, World
 from toolkit.dedup import stage
@@ -80,18 +82,49 @@ def test_features_that_have_become_others_are_named(tmp_path: Path) -> None:
         stage._own(task, "dedup", True)
 
 
+@pytest.mark.parametrize("rows", [60, 140])
+def test_features_that_were_replaced_after_they_were_counted_are_refused(tmp_path, monkeypatch, rows: int) -> None:
+    task = replaced(tmp_path, monkeypatch, rows)
+    with pytest.raises(WorkError, match=rf"The features of .*a\.h5 .*has {rows} rows and had 100"):
+        stage._own(task, "dedup", True)
+
+
+def test_no_id_stands_beside_the_features_of_another_file(tmp_path, monkeypatch) -> None:
+    """A file of as many rows is taken, whole."""
+    _, _, own = stage._own(replaced(tmp_path, monkeypatch, 100), "dedup", True)
+    with read((tmp_path / "a.h5").open("rb")) as features:
+        assert np.array_equal(own.ids[:100], features.ids())
+        assert np.array_equal(own.rows[:100], features.block(0, 100))
+
+
+def replaced(folder: Path, patch: pytest.MonkeyPatch, rows: int) -> PlainTask:
+    """A task of two files, the first of which is another one when its rows have been counted."""
+    paths = [large(folder / "a.h5", 100), large(folder / "b.h5", 100)]
+    rng = np.random.default_rng(7)
+    other = write(folder / "other", rng.standard_normal((rows, DIM)).astype(np.float16), some_ids(rows)[::-1].copy())
+    pieces = stage._pieces
+
+    def late(*given: Any) -> Any:
+        if other.exists():
+            other.replace(paths[0])
+        return pieces(*given)
+
+    patch.setattr(stage, "_pieces", late)
+    return PlainTask(BY_NAME["dedup"], paths, config(), folder, {})
+
+
 @pytest.mark.parametrize("shards", [{0: 100_000}, {0: 60_000, 1: 0, 2: 40_000}])
 def test_a_table_is_written_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: dict[int, int]) -> None:
     """However many rows a file has, rank 0 holds those of a part beside its own; how they are cut changes no byte."""
     own = np.zeros(100_000, dtype=stage.ANSWER)
     own["id"] = own["set"] = some_ids(len(own))
     share, made = Share(ALONE, len(own), block_rows(len(own))), set()
-    for rows in (7000, 1 << 17):
+    for rows in (1 << 17, 7000):  # the first one imports what is needed
         monkeypatch.setattr(stage, "WRITE_ROWS", rows)
         (tmp_path / str(rows)).mkdir()
         task = PlainTask(BY_NAME["dedup"], [], config(), tmp_path / str(rows), {})
         held = peak(lambda task=task: stage._write(task, "dedup", share, shards, own))
-        assert held < 250 * 20_000 or rows > 20_000
+        assert held < 250 * 20_000 or rows == 1 << 17
         (output,) = task.books.finish()
         table = tmp_path / str(rows) / Path(output.path).name
         made.add(table.read_bytes())

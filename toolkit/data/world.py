@@ -50,7 +50,7 @@ class World(Post, Protocol):
         """Return the small values that all ranks give, in their order, on every rank."""
 
 
-class Some:
+class Group:
     """Some ranks of a world, this one among them, numbered anew in the order given."""
 
     def __init__(self, world: Post, ranks: Sequence[int]) -> None:

@@ -59,6 +59,7 @@ def components(
     lists: int | None,
     probes: int,
     tally: Callable[[str, int], None] = _untold,
+    tell: Callable[[list[str]], None] = lambda said: None,
     advance: Callable[[int], None] = ignore,
     stopping: Callable[[], bool] = never,
 ) -> tuple[Forest, Float]:
@@ -68,13 +69,16 @@ def components(
     them there is one chance and not two. `advance` hears of as many rows as the join has, `tally` of:
     recall.queries, rows of which all edges were looked for; recall.edges, how many there are (one between two such rows
     counts twice); recall.found, those whose rows are in one set; search.repeated, searches of a GPU that were repeated
-    for more neighbours. Raises Stopped on all ranks where one is `stopping`, and UserError where FAISS is missing.
+    for more neighbours; `tell` hears how many lists are searched. Raises Stopped on all ranks where one is `stopping`,
+    and UserError where FAISS is missing.
     """
     _faiss()
     forest, lengths, chosen = collapsed(share, rows)
     own = Own(share, Slab(share.numbers, rows, lengths), chosen, distance, stopping)
     if own.rows:
-        centroids = learn(own, lists or round(LISTS_PER_ROOT * own.rows**0.5))
+        wanted = lists or round(LISTS_PER_ROOT * own.rows**0.5)
+        tell([*forest.told, f"{min(probes, wanted):,} of {wanted:,} inverted lists by FAISS"])
+        centroids = learn(own, wanted)
         tally("search.repeated", search(own, centroids, probes, forest, advance))
     else:
         advance(share.rows)

@@ -20,7 +20,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from toolkit.data.world import Some, World
+from toolkit.data.world import Group, World
 from toolkit.dedup.forest import Forest, Rows, kind
 from toolkit.dedup.share import spread
 
@@ -127,12 +127,12 @@ def merge(world: World, forest: NodeForest) -> None:
     """Unite the forests of all nodes, in a tree, and give all of them the roots; all ranks come here together."""
     world.allgather(None)  # what others on this node unite is in its forest
     if world.rank in forest.heads:
-        _gather(Some(world, forest.heads), forest)
+        _gather(Group(world, forest.heads), forest)
     world.allgather(None)
     forest.news()
 
 
-def _gather(heads: Some, forest: Forest) -> None:
+def _gather(heads: Group, forest: Forest) -> None:
     reach = 1
     while reach < heads.size:
         if heads.rank % (2 * reach) == reach:
@@ -147,7 +147,7 @@ def _gather(heads: Some, forest: Forest) -> None:
     spread(heads, forest.parent)
 
 
-def _take(heads: Some, forest: Forest, source: int) -> None:
+def _take(heads: Group, forest: Forest, source: int) -> None:
     """Merge another node's forest, a piece at a time."""
     for start in range(0, len(forest), MERGE_ROWS):
         piece = np.empty_like(forest.parent[start : start + MERGE_ROWS])

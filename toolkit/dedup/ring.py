@@ -61,7 +61,7 @@ def components(
     work = isqrt((share.rows + 2 * share.earlier) * share.rows)  # rows of as much work
     if screen is None:
         screen = choose(work, held.sample(SAMPLE_ROWS), distance, device, seat(share.world))
-    tell([*dict.fromkeys(share.world.allgather(screen.told)), *forest.told])
+    tell([*forest.told, *dict.fromkeys(share.world.allgather(screen.told))])
     tiles = Tiles(screen, distance, forest, ledger, stopping)
     Ring(share, held, tiles, Progress(share, held, advance)).run()
     merge(share.world, forest)

@@ -19,7 +19,7 @@ of a shard of a run, and of files beside which tables are given, the ids of all 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import IO, Any, TypeAlias
@@ -33,6 +33,7 @@ from toolkit.data.ids import Ids, column
 from toolkit.data.pair import ID_BYTES, schema
 from toolkit.data.stage import Earlier, Task
 from toolkit.data.table import build
+from toolkit.data.world import World
 from toolkit.dedup import ivf
 from toolkit.dedup.exact import Float, Half, Int, Mask
 from toolkit.dedup.forest import Forest
@@ -54,7 +55,6 @@ ANSWER = np.dtype(
         *(("out", "?"), ("known", "?"), ("bad", "?")),
     ]
 )
-Source: TypeAlias = int | Earlier  # a shard of this unit, or rows of an earlier run
 
 
 def run_batch(task: Task) -> None:
@@ -68,11 +68,45 @@ def run_merge(task: Task) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard of this unit, to be read as earlier rows are."""
+
+    task: Task
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Return what it is called."""
+        return self.task.called(self.number)
+
+    def ids(self) -> Ids | None:
+        """Return the ids of its living rows; None where these are all the rows of the features' file."""
+        return self.task.ids(self.number)
+
+    def open(self) -> IO[bytes]:
+        """Open its features."""
+        return self.task.open("embed", ".h5", shard=self.number)
+
+
+Source: TypeAlias = Shard | Earlier
+
+
+@contextmanager
+def _features(source: Source) -> Iterator[Features]:
+    """Open the features of a source; raises WorkError, which names it, where they are damaged."""
+    try:
+        with source.open() as file, read(file) as found:
+            yield found
+    except FeatureError as error:
+        raise WorkError(f"The features of {source.name} can not be used. {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """The part of a shard, or of earlier rows, that this rank holds."""
 
-    name: str  # of what it is a part of, in words
     source: Source
+    rows: int  # living ones, of the whole source
     start: int  # first of its living rows
     stop: int
     alive: Ids | None  # of all its living rows; None where these are all the rows of the features' file
@@ -80,12 +114,28 @@ class Piece:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def ids(self, task: Task) -> Ids:
-        """Return the ids of the part."""
+    @contextmanager
+    def open(self) -> Iterator[Features]:
+        """Open its features; raises WorkError where they are not those whose rows were counted."""
+        with _features(self.source) as found:
+            if self.alive is None and len(found) != self.rows:
+                raise FeatureError(f"The file has {len(found)} rows and had {self.rows} when they were counted.")
+            yield found
+
+    def ids(self, features: Features | None = None) -> Ids:
+        """Return the ids of the part; `features` is the file where it is open already."""
         if self.alive is not None:
             return self.alive[self.start : self.stop]
-        with _features(task, self.source) as features:
-            return features.ids(self.start, self.stop)
+        with nullcontext(features) if features else self.open() as found:
+            return found.ids(self.start, self.stop)
+
+    def windows(self, features: Features) -> Iterator[tuple[int, int, Int | slice]]:
+        """Give the parts of the file that hold the piece: start, stop, wanted rows from start on."""
+        if self.alive is not None:
+            yield from windows(living(features.ids(), self.alive, self.source.name)[self.start : self.stop])
+            return
+        for start in range(self.start, self.stop, READ_ROWS):
+            yield start, min(start + READ_ROWS, self.stop), slice(None)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -113,14 +163,14 @@ def _own(task: Task, stage: str, wanted: bool) -> tuple[Share, dict[int, int], O
     earlier = task.world.bcast(list(task.earlier()) if wanted and task.world.rank == 0 else [])
     rows, kept = sum(counts.values()), sum(source.rows for source in earlier)
     share = Share(task.world, rows, block_rows(rows), kept, block_rows(kept))
-    pieces = _pieces(task, range(share.begin, share.end), counts.items(), known)
-    pieces += _pieces(task, share.older, [(source, source.rows) for source in earlier])
-    parts = [np.empty((0, ID_BYTES), dtype=np.uint8), *(piece.ids(task) for piece in pieces)]
-    ids = np.concatenate(parts)
+    shards = [(Shard(task, shard), count) for shard, count in counts.items()]
+    pieces = _pieces(range(share.begin, share.end), shards, known)
+    pieces += _pieces(share.older, [(source, source.rows) for source in earlier])
     if not wanted:
-        return share, counts, Own(ids, np.empty((0, 0), dtype=np.float16), None)
+        parts = [np.empty((0, ID_BYTES), dtype=np.uint8), *(piece.ids() for piece in pieces)]
+        return share, counts, Own(np.concatenate(parts), np.empty((0, 0), dtype=np.float16), None)
     worth = _worth(task, pieces) if _keep(task, stage) == "best" else None
-    return share, counts, Own(ids, _load(task, pieces, len(ids)), worth)
+    return share, counts, Own(*_load(task.world, pieces), worth)
 
 
 def _keep(task: Task, stage: str) -> Keep:
@@ -129,49 +179,26 @@ def _keep(task: Task, stage: str) -> Keep:
     return "centroid" if stage == "dedup" and task.config.dedup.by_align else keep
 
 
-def _name(task: Task, source: Source) -> str:
-    return task.called(source) if isinstance(source, int) else source.name
-
-
-def _open(task: Task, source: Source) -> IO[bytes]:
-    return task.open("embed", ".h5", shard=source) if isinstance(source, int) else source.open()
-
-
-@contextmanager
-def _features(task: Task, source: Source) -> Iterator[Features]:
-    """Open the features of a source; raises WorkError, which names it, where they are damaged."""
-    try:
-        with _open(task, source) as file, read(file) as found:
-            yield found
-    except FeatureError as error:
-        raise WorkError(f"The features of {_name(task, source)} can not be used. {error}") from error
-
-
-def _alive(task: Task, source: Source) -> Ids | None:
-    return task.ids(source) if isinstance(source, int) else source.ids()
-
-
 def _counts(task: Task) -> tuple[dict[int, int], dict[int, Ids | None]]:
     """Return the living rows of every shard, counted by all ranks together, and the ids that this one has read."""
     world = task.world
     shards = world.bcast(list(task.shards()))
     mine = shards[world.rank * len(shards) // world.size : (world.rank + 1) * len(shards) // world.size]
-    known = {shard: _alive(task, shard) for shard in mine}
+    known = {shard: task.ids(shard) for shard in mine}
     counts: dict[int, int] = {}
-    for part in world.allgather({shard: _count(task, shard, ids) for shard, ids in known.items()}):
+    for part in world.allgather({shard: _count(Shard(task, shard), ids) for shard, ids in known.items()}):
         counts |= part
     return counts, known
 
 
-def _count(task: Task, shard: int, alive: Ids | None) -> int:
+def _count(shard: Shard, alive: Ids | None) -> int:
     if alive is not None:
         return len(alive)
-    with _features(task, shard) as features:
+    with _features(shard) as features:
         return len(features)
 
 
 def _pieces(
-    task: Task,
     part: range,
     counts: Iterable[tuple[Source, int]],
     known: Mapping[int, Ids | None] = MappingProxyType({}),
@@ -181,8 +208,8 @@ def _pieces(
     for source, count in counts:
         start, stop = max(part.start - at, 0), min(part.stop - at, count)
         if start < stop:
-            alive = known[source] if isinstance(source, int) and source in known else _alive(task, source)
-            pieces.append(Piece(_name(task, source), source, start, stop, alive))
+            alive = known[source.number] if isinstance(source, Shard) and source.number in known else source.ids()
+            pieces.append(Piece(source, count, start, stop, alive))
         at += count
     return pieces
 
@@ -206,7 +233,7 @@ def _sets(task: Task, share: Share, rows: Half) -> tuple[Forest, Float]:
             section.distance,
             ledger,
             device=section.device,
-            tell=lambda screens: task.note("join", screens),
+            tell=lambda said: task.note("join", said),
             advance=task.advance,
             stopping=task.stopping,
         )
@@ -217,6 +244,7 @@ def _sets(task: Task, share: Share, rows: Half) -> tuple[Forest, Float]:
         lists=section.lists,
         probes=section.probes,
         tally=task.tally,
+        tell=lambda said: task.note("join", said),
         advance=task.advance,
         stopping=task.stopping,
     )
@@ -228,51 +256,47 @@ def _worth(task: Task, pieces: Sequence[Piece]) -> Float:
     name = best.removeprefix("-")
     parts = [np.empty(0)]
     for piece in pieces:
-        if not isinstance(piece.source, int):  # an earlier row stays whatever it is worth
+        if not isinstance(piece.source, Shard):  # an earlier row stays whatever it is worth
             parts.append(np.full(len(piece), np.nan))
             continue
-        column = task.rows(name, shard=piece.source)[name].slice(piece.start, len(piece))
+        column = task.rows(name, shard=piece.source.number)[name].slice(piece.start, len(piece))
         whole = column.cast(pa.float64(), safe=False).fill_null(np.nan)  # a size beyond 2^53 is rounded
         parts.append(whole.to_numpy())
     found: Float = np.concatenate(parts)
     return -found if best.startswith("-") else found
 
 
-def _load(task: Task, pieces: Sequence[Piece], count: int) -> Half:
-    """Return the stored features of this rank's living rows, (count, d), in the order of shards and rows."""
-    rows: Half = np.empty((0, 0), dtype=np.float16)
+def _load(world: World, pieces: Sequence[Piece]) -> tuple[Ids, Half]:
+    """Return the ids (m, 16) of this rank's living rows and their stored features (m, d), in the order of pieces.
+
+    Both come from one opening of a file, so that no id stands beside features that were put there since.
+    """
+    count = sum(map(len, pieces))
+    ids, rows = np.empty((count, ID_BYTES), dtype=np.uint8), np.empty((0, 0), dtype=np.float16)
     kinds: list[Kind] = []
     at = 0
     for piece in pieces:
-        with _features(task, piece.source) as features:
-            said = {name: str(features.attributes[name]) for name in ATTRIBUTES if name in features.attributes}
-            kinds.append(Kind(piece.name, not isinstance(piece.source, int), features.dim, said))
+        part = slice(at, at + len(piece))
+        with piece.open() as features:
+            kinds.append(Kind.of(piece.source, features))
             _same(kinds)
             if not rows.shape[1]:
                 rows = np.empty((count, features.dim), dtype=np.float16)
-            _read(features, piece, rows[at : at + len(piece)])
-            at += len(piece)
-    kinds = [kind for part in task.world.allgather(kinds) for kind in part]
+            ids[part] = piece.ids(features)
+            _read(features, piece, rows[part])
+        at = part.stop
+    kinds = [kind for some in world.allgather(kinds) for kind in some]
     _same(sorted(kinds, key=lambda kind: kind.earlier))
-    return rows if pieces or not kinds else np.empty((0, kinds[0].dim), dtype=np.float16)
+    return ids, rows if pieces or not kinds else np.empty((0, kinds[0].dim), dtype=np.float16)
 
 
 def _read(features: Features, piece: Piece, rows: Half) -> None:
-    """Fill (m, d) with a piece of a shard, read once from front to back."""
+    """Fill (m, d) with the features of a piece, read once from front to back."""
     at = 0
-    for start, stop, wanted in _windows(features, piece):
+    for start, stop, wanted in piece.windows(features):
         block = features.block(start, stop)[wanted]
         rows[at : at + len(block)] = block
         at += len(block)
-
-
-def _windows(features: Features, piece: Piece) -> Iterator[tuple[int, int, Int | slice]]:
-    """Give the parts of the file that hold a piece: start, stop, wanted rows from start on."""
-    if piece.alive is not None:
-        yield from windows(living(features.ids(), piece.alive, piece.name)[piece.start : piece.stop])
-        return
-    for start in range(piece.start, piece.stop, READ_ROWS):
-        yield start, min(start + READ_ROWS, piece.stop), slice(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +307,12 @@ class Kind:
     earlier: bool
     dim: int
     said: Mapping[str, str]  # of ATTRIBUTES
+
+    @classmethod
+    def of(cls, source: Source, features: Features) -> Kind:
+        """Return what the file of a source says."""
+        said = {name: str(features.attributes[name]) for name in ATTRIBUTES if name in features.attributes}
+        return cls(source.name, not isinstance(source, Shard), features.dim, said)
 
 
 def _same(kinds: Sequence[Kind]) -> None:
@@ -301,11 +331,11 @@ def _same(kinds: Sequence[Kind]) -> None:
 
 def _packed(share: Share, ids: Ids, answer: Survivors, invalid: Mask) -> npt.NDArray[Any]:
     """Return the answers of this rank's rows of the unit, (m,) of ANSWER."""
-    packed_ = np.empty(len(ids), dtype=ANSWER)
-    packed_["id"], packed_["set"], packed_["size"] = ids, answer.id, answer.size
-    packed_["distance"], packed_["out"], packed_["bad"] = answer.distance, answer.dropped, invalid
-    packed_["known"] = answer.row >= share.rows
-    return packed_
+    packed = np.empty(len(ids), dtype=ANSWER)
+    packed["id"], packed["set"], packed["size"] = ids, answer.id, answer.size
+    packed["distance"], packed["out"], packed["bad"] = answer.distance, answer.dropped, invalid
+    packed["known"] = answer.row >= share.rows
+    return packed
 
 
 def _write(task: Task, stage: str, share: Share, counts: Mapping[int, int], own: npt.NDArray[Any]) -> None:

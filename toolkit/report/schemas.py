@@ -72,7 +72,7 @@ class Recall(TypedDict):
 
 
 class Join(TypedDict):
-    """A way in which ranks have compared images. Every way finds the same, and takes its own time."""
+    """A way in which ranks have compared images. Every way of the exact join finds the same, and takes its own time."""
 
     stage: str
     """Name of the stage."""
@@ -198,7 +198,7 @@ class Status(TypedDict):
     recall: list[Recall]
     """One entry for each stage that searched with `dedup.backend: faiss`; empty where every edge was found."""
     joins: list[Join]
-    """How dedup and merge looked for every edge, each way once, of a stage that of the most units first."""
+    """How dedup and merge looked for edges, each way once, of a stage that of the most units first."""
     damages: int
     """Bad records and files passed over, in all."""
     damage: list[Damage]

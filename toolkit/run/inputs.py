@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from toolkit.data import ids, pair, table
 from toolkit.data.ids import Ids
 from toolkit.data.tar import BLOCK, Joined, header, key, members
-from toolkit.errors import UserError
+from toolkit.errors import UserError, WorkError
 from toolkit.source.table import TEXTS
 
 # Tables that hold no rows of pairs alive: a stage asks for them by name.
@@ -286,10 +286,13 @@ def _check(path: Path) -> None:
 
 def _named(path: Path) -> pa.Table:
     """Return the rows of a feature file."""
-    from toolkit.data.features import read
+    from toolkit.data.features import FeatureError, read
 
-    with path.open("rb") as file, read(file) as found:
-        return pa.table({"id": ids.column(found.ids())})
+    try:
+        with path.open("rb") as file, read(file) as found:
+            return pa.table({"id": ids.column(found.ids())})
+    except FeatureError as error:
+        raise WorkError(f"The features of {path} can not be used. {error}") from error
 
 
 def _holds(tar: Path, rows: pa.Table) -> bool:
