@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import tarfile
 import tracemalloc
 from collections import Counter
@@ -16,12 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolkit.config.config import check
 from toolkit.data import features
 from toolkit.data.ids import column
 from toolkit.data.pair import pair_id
 from toolkit.errors import UserError
+from toolkit.run import files
 from toolkit.run.earlier import find, pieces
 from toolkit.run.inputs import Inputs, _join, kind
+from toolkit.run.plain import run_stage
 
 IDS = st.lists(st.sampled_from("abcdef"), max_size=12)
 
@@ -180,3 +184,22 @@ def test_ids_of_feature_files_are_those_that_no_table_has_dropped(tmp_path: Path
     table = parquet(tmp_path / "b", id=column(ids), dropped=pa.array(dropped, pa.string()))
     inputs = Inputs([tmp_path / "a.h5", table], lambda where, what: None)
     assert inputs.feature_ids(0).tolist() == ids[[0, 2, 3]].tolist()
+
+
+def test_what_a_killed_command_left_goes_with_the_next_one_for_its_output(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    host = files.token().rpartition("-")[0].rpartition("-")[0]
+    for name in (
+        f".o.parquet.{host}-{gone.pid}-00ff",
+        f".p.parquet.{host}-{gone.pid}-00ff",
+        f".o.parquet.{files.token()}",
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part-0.pairs").touch()
+    with (tmp_path / "x.h5").open("w+b") as sink:
+        features.write(sink, ids=np.zeros((1, 16), np.uint8), image=[np.ones((1, 8), np.float16)], dim=8)
+    config = check({"input": {"kind": "table", "paths": ["-"]}}, "test")
+    run_stage("dedup", [tmp_path / "x.h5"], tmp_path / "o.parquet", config)
+    left = sorted(path.name.split(".")[1] for path in tmp_path.glob(".*"))
+    assert left == ["o", "p"], "that of one who lives, and that of another output"

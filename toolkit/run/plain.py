@@ -1,7 +1,8 @@
 """Any one stage on plain files, without a run folder: `danqing stage NAME --input ... --output ...`.
 
-Promise: outputs appear whole and only if the stage succeeded; nothing is overwritten and nothing is left behind. A
-damaged input costs that input (run/inputs.py).
+Promise: outputs appear whole and only if the stage succeeded; nothing is overwritten and nothing is left behind; what a
+command that was killed leaves, a hidden folder beside its output, goes with the next one for that output. A damaged
+input costs that input (run/inputs.py).
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def _publishing(
     on_advance: Callable[[int], None],
 ) -> PlainTask:
     finals = _finals(name, output.absolute())
-    folder = files.make(output.absolute().parent / f".{output.name}.{files.token()}")
+    _sweep(output.absolute())
+    folder = files.make(_aside(output.absolute(), files.token()))
     task = PlainTask(BY_NAME[name], inputs, config, folder, finals, world=world)
     task.on_advance = on_advance
     try:
@@ -78,6 +80,18 @@ def _publishing(
     finally:
         task.books.close()
         files.clear(folder)
+
+
+def _aside(output: Path, token: str) -> Path:
+    return output.with_name(f".{output.name}.{token}")
+
+
+def _sweep(output: Path) -> None:
+    """Remove what killed commands of this host left of this output."""
+    prefix = _aside(output, "").name
+    for path in output.parent.iterdir():
+        if path.name.startswith(prefix) and files.dead(path.name.removeprefix(prefix)):
+            files.clear(path)
 
 
 def _finals(name: str, target: Path) -> dict[str, Path]:
