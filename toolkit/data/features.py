@@ -216,13 +216,13 @@ def _checked(file: Any, name: str) -> Any:
         dataset = file[name]
         if not isinstance(dataset, h5py.Dataset):
             raise FeatureError(f"/{name} is a {type(dataset).__name__.lower()}; expected a dataset.")
-        _own(name, dataset.id.get_create_plist())
+        _inside(name, dataset.id.get_create_plist())
         _typed(name, dataset)
         _stored(name, dataset, file.id.get_filesize())
     return dataset
 
 
-def _own(name: str, plist: Any) -> None:
+def _inside(name: str, plist: Any) -> None:
     """Refuse storage outside the file, and filters, which are code that HDF5 would load."""
     if plist.get_layout() == h5py.h5d.VIRTUAL or plist.get_external_count():
         raise FeatureError(f"The data of /{name} lies in other files; expected it inside this one.")

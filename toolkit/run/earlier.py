@@ -210,11 +210,11 @@ def _survivors(run: Run) -> list[Piece]:
     found = []
     for shard in run.ledger.entries(BY_NAME["export"]):
         if shard < run.units(BY_NAME["export"]):
-            ids = _output(run, BY_NAME["export"], shard, ".parquet")
+            kept = _output(run, BY_NAME["export"], shard, ".parquet")
             features = _output(run, BY_NAME["embed"], shard, ".h5")
-            if ids.rows:
+            if kept.rows:
                 name = f"shard {shard} of {run.layout.root}"
-                found.append(Piece(name, ids.rows, _file(run, "embed", features), _file(run, "export", ids)))
+                found.append(Piece(name, kept.rows, _file(run, "embed", features), _file(run, "export", kept)))
     return found
 
 

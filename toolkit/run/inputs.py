@@ -219,13 +219,13 @@ def _pairs(rows: pa.Table) -> pa.Table:
         nothing = pa.array([""] * rows.num_rows, pa.string())
         found["url"] = pc.fill_null(found["url"], "")
         found["text"] = pc.fill_null(next((found[name] for name in TEXTS if name in found), nothing), "")
-    ids = found.pop("id", None)
-    if ids is None or pc.all(pc.fill_null(pc.match_substring_regex(ids, _ID), False)).as_py() is False:
+    own = found.pop("id", None)
+    if own is None or pc.all(pc.fill_null(pc.match_substring_regex(own, _ID), False)).as_py() is False:
         if "url" not in found:
             raise ValueError(f"no column url, and no id of {2 * pair.ID_BYTES} hex digits, among {rows.column_names}")
         both = zip(found["url"].to_pylist(), found["text"].to_pylist(), strict=True)
-        ids = pa.array([pair.pair_id(url, text) for url, text in both], pa.string())
-    return pa.table({"id": ids} | {name: column for name, column in found.items() if name in _TYPES})
+        own = pa.array([pair.pair_id(url, text) for url, text in both], pa.string())
+    return pa.table({"id": own} | {name: column for name, column in found.items() if name in _TYPES})
 
 
 def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
@@ -266,9 +266,9 @@ def _keys(rows: pa.Table) -> pa.Array:
     return pc.binary_join_element_wise(rows["id"].combine_chunks(), again, ".")
 
 
-def _occurrence(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+def _occurrence(names: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """Return for each id how many equal ones stand before it."""
-    codes = ids.combine_chunks().dictionary_encode().indices.to_numpy()
+    codes = names.combine_chunks().dictionary_encode().indices.to_numpy()
     order = np.argsort(codes, kind="stable")
     new = np.diff(codes[order], prepend=-1) != 0
     counts = np.empty(len(codes), np.int64)

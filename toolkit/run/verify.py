@@ -189,13 +189,13 @@ def _tar(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
     found = read(run, stage, unit)
     rows = alive(found) if stage.name == "fetch" else np.flatnonzero(found["tar"].is_valid())
     offsets, sizes = found["offset"].to_pylist(), found["bytes"].to_pylist()
-    digests, ids = found["digest"].to_pylist(), found["id"].to_pylist()
+    digests, names = found["digest"].to_pylist(), found["id"].to_pylist()
     with run.layout.file(stage, relative(unit, ".tar")).open("rb") as tar:
         for row in rows:
             try:
                 checked(tar, offsets[row], sizes[row], digests[row])
             except DigestError:
-                yield Problem(stage.name, unit, f"the image of {ids[row]} is not the one that was fetched", "damaged")
+                yield Problem(stage.name, unit, f"the image of {names[row]} is not the one that was fetched", "damaged")
 
 
 def _features(run: Run, stage: Stage, unit: int) -> Iterator[Problem]:
