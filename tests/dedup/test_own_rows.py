@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from toolkit.recipe import BY_NAME
 from toolkit.run.plain import PlainTask
 
 from .test_dedup_stage import write
+from .test_memory import peak
 
 ROWS, DIM = 200_000, 8
 OWN = 2 * DIM + 2 * 16  # bytes of a row as it is read: its features, its id, and the id as a part of all
@@ -41,16 +40,6 @@ def some_ids(rows: int) -> np.ndarray:
 def config(*earlier: Path) -> Config:
     tree = {"input": {"kind": "table", "paths": ["-"]}, "dedup": {"earlier": [str(path) for path in earlier]}}
     return check(tree, "test")
-
-
-def peak(work: Callable[[], object]) -> int:
-    """The most bytes that the work holds at one time."""
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("whose", ["own", "earlier"])

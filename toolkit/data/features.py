@@ -186,6 +186,16 @@ def read(source: IO[bytes]) -> Features:
 
 
 @contextmanager
+def opened(source: IO[bytes], name: str) -> Iterator[Features]:
+    """Open a file of features and close it again; raises WorkError, which says whose they are, where it is damaged."""
+    try:
+        with source, read(source) as found:
+            yield found
+    except FeatureError as error:
+        raise WorkError(f"The features of {name} can not be used. {error}") from error
+
+
+@contextmanager
 def _readable() -> Iterator[None]:
     """Turn what HDF5 says of a damaged file into our own error."""
     try:

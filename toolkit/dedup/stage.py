@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from toolkit.data.features import FeatureError, Features, read
+from toolkit.data.features import FeatureError, Features, opened
 from toolkit.data.ids import Ids, column
 from toolkit.data.pair import ID_BYTES, schema
 from toolkit.data.stage import Earlier, Task
@@ -42,7 +42,7 @@ from toolkit.dedup.living import READ_ROWS, living, windows
 from toolkit.dedup.ring import components
 from toolkit.dedup.share import Share, block_rows
 from toolkit.dedup.survivors import Keep, Survivors, alone, survivors
-from toolkit.errors import UserError, WorkError
+from toolkit.errors import UserError
 
 STEP = {"dedup": "dedup.batch", "merge": "merge.global"}
 KNOWN = "merge.earlier"
@@ -91,16 +91,6 @@ class Shard:
 Source: TypeAlias = Shard | Earlier
 
 
-@contextmanager
-def _features(source: Source) -> Iterator[Features]:
-    """Open the features of a source; raises WorkError, which names it, where they are damaged."""
-    try:
-        with source.open() as file, read(file) as found:
-            yield found
-    except FeatureError as error:
-        raise WorkError(f"The features of {source.name} can not be used. {error}") from error
-
-
 @dataclass(frozen=True, slots=True)
 class Piece:
     """The part of a shard, or of earlier rows, that this rank holds."""
@@ -117,7 +107,7 @@ class Piece:
     @contextmanager
     def open(self) -> Iterator[Features]:
         """Open its features; raises WorkError where they are not those whose rows were counted."""
-        with _features(self.source) as found:
+        with opened(self.source.open(), self.source.name) as found:
             if self.alive is None and len(found) != self.rows:
                 raise FeatureError(f"The file has {len(found)} rows and had {self.rows} when they were counted.")
             yield found
@@ -194,7 +184,7 @@ def _counts(task: Task) -> tuple[dict[int, int], dict[int, Ids | None]]:
 def _count(shard: Shard, alive: Ids | None) -> int:
     if alive is not None:
         return len(alive)
-    with _features(shard) as features:
+    with opened(shard.open(), shard.name) as features:
         return len(features)
 
 

@@ -14,7 +14,7 @@ import glob
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -233,15 +233,10 @@ def _file(run: Run, stage: str, output: Output) -> File:
     return File(run.layout.file(BY_NAME[stage], output.path), output.bytes, output.digest)
 
 
-@contextmanager
-def _features(file: File) -> Iterator[Features]:
-    from toolkit.data.features import FeatureError, read
+def _features(file: File) -> AbstractContextManager[Features]:
+    from toolkit.data.features import opened
 
-    try:
-        with file.open() as source, read(source) as found:
-            yield found
-    except FeatureError as error:
-        raise WorkError(f"dedup.earlier names {file.path}. {error}") from error
+    return opened(file.open(), f"what dedup.earlier names ({file.path})")
 
 
 def fit(sources: Sequence[Source], section: Embed) -> None:

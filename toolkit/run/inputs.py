@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from toolkit.data import ids, pair, table
 from toolkit.data.ids import Ids
 from toolkit.data.tar import BLOCK, Joined, header, key, members
-from toolkit.errors import UserError, WorkError
+from toolkit.errors import UserError
 from toolkit.source.table import TEXTS
 
 # Tables that hold no rows of pairs alive: a stage asks for them by name.
@@ -286,13 +286,10 @@ def _check(path: Path) -> None:
 
 def _named(path: Path) -> pa.Table:
     """Return the rows of a feature file."""
-    from toolkit.data.features import FeatureError, read
+    from toolkit.data.features import opened
 
-    try:
-        with path.open("rb") as file, read(file) as found:
-            return pa.table({"id": ids.column(found.ids())})
-    except FeatureError as error:
-        raise WorkError(f"The features of {path} can not be used. {error}") from error
+    with opened(path.open("rb"), str(path)) as found:
+        return pa.table({"id": ids.column(found.ids())})
 
 
 def _holds(tar: Path, rows: pa.Table) -> bool:
