@@ -9,7 +9,6 @@ blocks do not exist.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from typing import IO
 
 import numpy as np
@@ -31,17 +30,23 @@ class Ledger:
     """The finished pairs of blocks of one join."""
 
     def __init__(self, share: Share, dim: int, distance: float, checkpoint: Callable[[], Checkpoint]) -> None:
-        self._share, self._opened = share, checkpoint
+        self._share, self._open = share, checkpoint
+        self._opened: Checkpoint | None = None
         cuts = (share.rows, share.block, share.earlier, share.earlier_block)
         self._key = np.array([*cuts, dim, np.float64(distance).view(np.int64)], dtype=np.int64)
         self._done = np.zeros((share.blocks, share.blocks + share.old.blocks), dtype=np.bool_)
         self._fresh: list[tuple[int, int]] = []
         self.flops = 0  # of this rank, since the last part
 
-    @cached_property
+    @property
     def _checkpoint(self) -> Checkpoint:
-        """The one place of all parts, opened by rank 0 alone, and once: opening reads every record."""
-        return self._opened()
+        """The one place of all parts, opened by rank 0 alone, and once: opening reads every record.
+
+        Not a `cached_property`: in Python 3.11 that holds a lock of the class while it opens.
+        """
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
 
     def has(self, one: int, other: int) -> bool:
         """Return whether a pair of blocks is finished."""
