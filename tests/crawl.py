@@ -54,6 +54,14 @@ def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
     )
 
 
+def alive(pid: int) -> bool:
+    """Return whether a process runs; one that is dead may wait for the system to take note of it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):  # it may end between opening and reading
+        return False
+
+
 def tree(run: Path, skip: Sequence[str] = ()) -> dict[str, str]:
     """Return the digest of every published file of a run, by stage folder and path."""
     found = sorted(p for p in run.glob("*/data/**/*") if p.is_file() and p.relative_to(run).parts[0] not in skip)

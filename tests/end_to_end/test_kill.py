@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crawl import config, danqing, start, tree
+from tests.crawl import alive, config, danqing, start, tree
 from tests.site import Server, serve
 from toolkit.recipe import STAGES
 
@@ -73,14 +73,6 @@ def children(pid: int) -> list[int]:
     """Return the worker processes of the head process."""
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(c) for c in listed if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
-
-
-def alive(pid: int) -> bool:
-    """Return whether a process runs; one that is dead may wait for the system to take note of it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_a_killed_worker_costs_one_attempt_and_no_process_is_left(crawl: Path, server: Server, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.crawl import alive
 from toolkit import guard as guard_module
 from toolkit.errors import WorkError
 from toolkit.guard import Fault, Guard
@@ -32,13 +33,6 @@ def words(answers):
 def ask(items, work="deeds:deed", memory_mb=256, timeout_s=20.0, **option):
     with Guard(work, option, memory_mb=memory_mb, timeout_s=timeout_s) as guard:
         return words(guard.map(items))
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):  # it may end between opening and reading
-        return False
 
 
 def gone(pid: int) -> bool:
