@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.data.pair import COLUMNS, schema
-from toolkit.data.table import ROW_GROUP, build, read, regroup, write
+from toolkit.data.table import ROW_GROUP, build, find, opened, read, regroup, write
 
 SCHEMA = pa.schema(
     [("id", pa.string()), ("small", pa.int16()), ("value", pa.float64()), ("names", pa.list_(pa.string()))]
@@ -138,3 +140,32 @@ def test_build_puts_columns_in_the_schema_s_order_and_types() -> None:
     table = build(SCHEMA, {"names": [["a"]], "value": np.float32([0.5]), "small": pa.array([3]), "id": ["x"]})
     assert table.schema == SCHEMA
     assert table.to_pylist() == [{"id": "x", "small": 3, "value": 0.5, "names": ["a"]}]
+
+
+class Watched(io.BytesIO):
+    """A file that remembers which threads have read it."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.readers: set[int] = set()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.readers.add(threading.get_ident())
+        return super().read(size)
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        read,
+        lambda file: find(file, "small", pa.array([7], pa.int16())),
+        lambda file: opened(file).read_row_group(1, use_threads=False),
+        lambda file: list(opened(file).iter_batches(1000, use_threads=False)),
+    ],
+    ids=["read", "find", "group", "batches"],
+)
+def test_only_the_calling_thread_reads(reading: Any) -> None:
+    """Another that still holds the file when the interpreter ends aborts a command that has done its work."""
+    file = Watched(BIG_BYTES)
+    assert reading(file)
+    assert file.readers == {threading.get_ident()}

@@ -63,16 +63,26 @@ def regroup(tables: Iterable[pa.Table], rows: int = ROW_GROUP) -> Iterator[pa.Ta
         yield pa.concat_tables(pending).combine_chunks()
 
 
+def opened(source: IO[bytes]) -> pq.ParquetFile:
+    """Open a table that only the calling thread reads; a page whose checksum is wrong raises OSError.
+
+    Read with `use_threads=False`. Arrow's own threads, which `pre_buffer` wakes even so, let go of a Python file some
+    time after the read has returned: an interpreter that ends in that instant aborts with "terminate called without an
+    active exception", exit code -6 (github.com/apache/arrow/issues/34314); seen once in some ten thousand commands.
+    """
+    return pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
+
+
 def read(source: IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:
     """Read a whole table, or some of its columns, from an open file; a page whose checksum is wrong raises OSError."""
     names = list(columns) if columns is not None else None
     # pq.read_table would import pyarrow.dataset, a third of a second in every command.
-    return pq.ParquetFile(source, page_checksum_verification=True).read(names, use_threads=False)
+    return opened(source).read(names, use_threads=False)
 
 
 def find(source: IO[bytes], column: str, values: pa.Array) -> pa.Table:
     """Read the rows whose column is one of the values, one row group at a time, however large the table is."""
-    file = pq.ParquetFile(source, page_checksum_verification=True)
+    file = opened(source)
     chosen = [i for i in range(file.num_row_groups) if _may_hold(file.metadata.row_group(i), column, values)]
     groups = (file.read_row_group(i, use_threads=False) for i in chosen)
     found = [group.filter(pc.is_in(group[column], value_set=values)) for group in groups]

@@ -311,9 +311,7 @@ class Fold:
         try:
             if group != self._group:
                 with self.path.open("rb") as file:
-                    # Without threads: one that still holds the file when the interpreter ends aborts the process.
-                    parquet = pq.ParquetFile(file, page_checksum_verification=True)
-                    rows = parquet.read_row_group(group, [_TEXT], use_threads=False)
+                    rows = table.opened(file).read_row_group(group, [_TEXT], use_threads=False)
                 self._group, self._texts = group, rows[_TEXT].to_pylist()
             return _decode(self._texts[row].encode(), stage, unit)
         except (OSError, pa.ArrowException, LookupError):
@@ -324,7 +322,7 @@ def read_fold(path: Path) -> Fold | None:
     """Return a fold; None where there is none, an older toolkit's, or a damaged one, which is no loss."""
     try:
         with path.open("rb") as file:
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            parquet = table.opened(file)
             names = [name for name in parquet.schema_arrow.names if name != _TEXT]
             found = from_arrow(parquet.read(names, use_threads=False))
         if not {"digest", "stamp", "version"} <= set(found.named):

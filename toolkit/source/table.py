@@ -15,9 +15,10 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 import zstandard
 from isal import igzip
+
+from toolkit.data.table import opened
 
 PARQUET = b"PAR1"
 # What the text is called: here, by users, by cc2dataset, by img2dataset; the first that a table has is taken.
@@ -78,7 +79,7 @@ def _inflated(file: BinaryIO, start: bytes) -> io.BufferedReader:
 
 
 def _parquet(file: BinaryIO, damage: Damage) -> Iterator[Row]:
-    table = pq.ParquetFile(file)
+    table = opened(file)
     names = table.schema_arrow.names
     text = _text(names, damage)
     if text is None:
