@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 
 import h5py
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from toolkit.data import features
 from toolkit.data.features import FeatureError, read
+from toolkit.errors import WorkError
 
 
 def rows(n: int, d: int = 5, seed: int = 1) -> np.ndarray:
@@ -249,3 +251,18 @@ def test_a_damaged_list_of_names_is_refused():
 def test_an_error_of_our_own_is_not_said_to_be_of_hdf5():
     with pytest.raises(FeatureError, match=r"^/image is a group; expected a dataset\.$"):
         read(crafted(lambda f: (sound(f, image=None), f.create_group("image"))))
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_refused(tmp_path):
+    path = tmp_path / "features.h5"
+    path.write_bytes(written(40))
+    with features.opened(path.open("rb"), "mine") as found:
+        assert len(found.ids()) == 40
+    with (
+        pytest.raises(WorkError, match=r"features of mine .* written to while it was read"),
+        features.opened(path.open("rb"), "mine") as found,
+    ):
+        found.block(0, 40)
+        with path.open("r+b") as file:
+            file.write(written(40)[:100])
+        os.utime(path, ns=(1, 1))  # a clock too coarse to tell two writes apart must not hide the second

@@ -14,6 +14,7 @@ on float16 rows. `/text` and the attributes may be missing.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -187,12 +188,24 @@ def read(source: IO[bytes]) -> Features:
 
 @contextmanager
 def opened(source: IO[bytes], name: str) -> Iterator[Features]:
-    """Open a file of features and close it again; raises WorkError, which says whose they are, where it is damaged."""
+    """Open a file of features and close it again; raises WorkError, which says whose they are, where it is damaged.
+
+    One that is written to meanwhile may be half the old and half the new, and is refused at the end.
+    """
     try:
-        with source, read(source) as found:
-            yield found
+        with source:
+            before = _version(source)
+            with read(source) as found:
+                yield found
+            if _version(source) != before:
+                raise FeatureError("The file was written to while it was read; run this again when it is whole.")
     except FeatureError as error:
         raise WorkError(f"The features of {name} can not be used. {error}") from error
+
+
+def _version(source: IO[bytes]) -> tuple[int, int]:
+    found = os.fstat(source.fileno())
+    return found.st_size, found.st_mtime_ns
 
 
 @contextmanager
