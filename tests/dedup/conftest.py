@@ -20,6 +20,8 @@ from toolkit.dedup.ring import components
 from toolkit.dedup.share import Share
 from toolkit.dedup.survivors import Survivors, survivors
 
+STUCK_S = 240  # ends a deadlock; on a loaded machine a rank may wait seconds for its turn
+
 
 class Reference:
     """The definition of near-duplicates in Python integers, pair by pair: slow, plain, and independent."""
@@ -142,7 +144,7 @@ class Threads:
         box = self._common.expect(source, self.rank)
 
         def take() -> None:
-            data = box.get(timeout=3)
+            data = box.get(timeout=STUCK_S)
             assert len(data) == array.nbytes
             array.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
 
@@ -169,7 +171,7 @@ class Common:
 
     def __init__(self, size: int) -> None:
         self.values: list[Any] = [None] * size
-        self.barrier = threading.Barrier(size, timeout=20)
+        self.barrier = threading.Barrier(size, timeout=STUCK_S)
         self.boxes: defaultdict[tuple[int, int, int], queue.Queue[bytes]] = defaultdict(queue.Queue)
         self._lock = threading.Lock()
         self._posted: Counter[tuple[int, int]] = Counter()

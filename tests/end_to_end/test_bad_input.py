@@ -111,12 +111,12 @@ def test_a_full_disk_loses_nothing_that_was_finished(crawl: Path, tmp_path: Path
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=260k", "tmpfs", disk], check=False, capture_output=True
     ).returncode:
         pytest.skip("this machine does not let root mount a tmpfs")
     try:
         path = config(tmp_path, crawl, LOOPBACK, run_dir=str(disk / "run"))
-        (disk / "ballast").write_bytes(b"x" * 140_000)
+        (disk / "ballast").write_bytes(b"x" * 200_000)
         done = danqing("run", path, "--until", "text", "--set", "executor.retries=0", code=1)
         assert "No space left" in done.stdout + done.stderr
         assert "Traceback" not in done.stdout + done.stderr

@@ -388,7 +388,7 @@ def test_robots_of_a_dead_host_tell_why_nothing_may_be_fetched(wire: Any, closed
         await asyncio.sleep(30)
         yield b""
 
-    answer, raw = wire.get(silent, timeout_s=0.2)
+    answer, raw = wire.get(silent, timeout_s=2)
     assert answer.dropped == "timeout" and raw.paths == ["/robots.txt"]
 
 

@@ -155,11 +155,12 @@ def swept() -> Iterator[None]:
     """What killed ranks leave in /dev/shm goes with the tests: MPICH removes it only where it ends by itself."""
     before = set(SHARED.glob("mpich_shm_*"))
     yield
+    left = set(SHARED.glob("mpich_shm_*")) - before  # before one looks who holds them: others may make more meanwhile
     held = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with suppress(OSError):
             held |= {Path(line.split()[-1]) for line in maps.read_text().splitlines() if "/mpich_shm_" in line}
-    for path in set(SHARED.glob("mpich_shm_*")) - before - held:
+    for path in left - held:
         path.unlink(missing_ok=True)
 
 

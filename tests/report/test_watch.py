@@ -90,8 +90,11 @@ def test_who_waits_may_stop_waiting_and_the_jobs_go_on(tmp_path: Path) -> None:
         while len(calls(tmp_path / "bin")) < 2:  # the second is asked while it waits
             assert waiting.poll() is None
         waiting.send_signal(signal.SIGINT)
-        said = waiting.stderr.read()
-        assert waiting.wait(240) == 1
+        try:
+            said = waiting.communicate(timeout=240)[1]
+        finally:
+            waiting.kill()
+        assert waiting.returncode == 1
     root = run.layout.root
     assert said == (
         f"danqing: Interrupted, but the jobs go on. `danqing status {root}` shows how far they are, "

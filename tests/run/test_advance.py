@@ -627,7 +627,7 @@ class Story:
         self.slurm.end(element, state, "1:0" if state == "FAILED" else "0:0", again)
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(endings=st.lists(st.sampled_from(ENDINGS), max_size=6), bad=st.sets(st.integers(0, 4), max_size=1))
 def test_whatever_happens_it_ends_and_only_what_always_fails_is_missing(
     slurm: Slurm, tmp_path_factory: pytest.TempPathFactory, endings: list[str], bad: set[int]

@@ -132,7 +132,8 @@ def test_a_whole_array_requeued(make: Make, held: Site) -> None:
 def test_tasks_that_reach_their_time_limit(make: Make, held: Site, prepared: tuple[Path, Path, int]) -> None:
     """Task 1 has no scontrol: what it leaves is submitted again; the others requeue themselves."""
     alone = '[ "$SLURM_ARRAY_TASK_ID" = 1 ] && PATH=/nowhere'
-    case = make(stages={"fetch": {"minutes": 1, "setup": [alone]}})
+    # Slurm may warn half a minute early, and of one minute that would leave too little to start in on a busy machine.
+    case = make(stages={"fetch": {"minutes": 2, "setup": [alone]}})
     before = held.hits().total()
     head = case.begin(*LAST)
     halfway(case)

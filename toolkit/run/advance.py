@@ -209,7 +209,7 @@ def _short(units: Sequence[int], tasks: int) -> list[tuple[Sequence[int], int]]:
 
 # What sacct says of jobs that have just ended may lag behind.
 _UNSURE = frozenset(("RUNNING", "PENDING", "COMPLETING", "SUSPENDED"))
-_LAG_S = (1, 2, 4, 8, 16)
+_LAG_S = (1, 2, 4, 8, 16, 32)
 
 
 def judge(run: Run) -> None:
