@@ -22,7 +22,7 @@ def config(folder: Path, crawl: Path, address: str, kind: str = "wat", name: str
         "run_dir": str(folder / name),
         "input": {"kind": kind, "paths": [str(crawl / kind / "*.gz")], "files_per_shard": 1},
         "batches": 2,
-        "fetch": {"resolve": {"*.example.test": address}, "connect_s": 60},
+        "fetch": {"resolve": {"*.example.test": address}},
         "embed": {"encoder": "descriptor"},
         "dedup": {"distance": 0.1},
         "align": None,

@@ -107,7 +107,7 @@ def _config(folder: Path, address: str) -> dict[str, Any]:
         "batches": 2,
         "source": {"language": "any", "max_chars": 200, "blacklist": None},
         "text": {"min_chinese": None, "min_content": 2, "min_nouns": None, "lexicon": None},
-        "fetch": {"resolve": {"*.example.test": address}, "connect_s": 60},
+        "fetch": {"resolve": {"*.example.test": address}},
         "image": {"min_entropy": None},
         "align": None,
         "executor": {"kind": "inline"},
