@@ -6,13 +6,16 @@ import io
 import math
 import queue
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
 
+from toolkit.data.stage import Stopped
 from toolkit.data.world import ALONE
 from toolkit.dedup import join, node
 from toolkit.dedup.ledger import Ledger
@@ -21,6 +24,7 @@ from toolkit.dedup.share import Share
 from toolkit.dedup.survivors import Survivors, survivors
 
 STUCK_S = 240  # ends a deadlock; on a loaded machine a rank may wait seconds for its turn
+LOOK_S = 0.1  # between two looks whether the sender has failed
 
 
 class Reference:
@@ -144,7 +148,7 @@ class Threads:
         box = self._common.expect(source, self.rank)
 
         def take() -> None:
-            data = box.get(timeout=STUCK_S)
+            data = self._common.take(box)
             assert len(data) == array.nbytes
             array.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
 
@@ -183,6 +187,16 @@ class Common:
     def expect(self, source: int, to: int) -> queue.Queue[bytes]:
         return self._next(self._expected, source, to)
 
+    def take(self, box: queue.Queue[bytes]) -> bytes:
+        """What is in the box as soon as it is; raises BrokenBarrierError where a rank has failed that may owe it."""
+        end = time.monotonic() + STUCK_S
+        while time.monotonic() < end:
+            with suppress(queue.Empty):
+                return box.get(timeout=LOOK_S)
+            if self.barrier.broken:
+                raise threading.BrokenBarrierError
+        raise AssertionError("an array was waited for in vain")
+
     def _next(self, count: Counter[tuple[int, int]], source: int, to: int) -> queue.Queue[bytes]:
         with self._lock:
             count[source, to] += 1
@@ -200,9 +214,12 @@ def together(size: int, work: Callable[[Any], Any]) -> list[Any]:
     def one(rank: int) -> None:
         try:
             results[rank] = work(Threads(rank, size, common))
+        except threading.BrokenBarrierError:
+            pass  # another rank has failed
+        except Stopped as error:  # on which all agree; who is on the way out of the barrier must get there
+            errors.append(error)
         except BaseException as error:
-            if not isinstance(error, threading.BrokenBarrierError):
-                errors.append(error)
+            errors.append(error)
             common.barrier.abort()
 
     threads = [threading.Thread(target=one, args=(rank,)) for rank in range(size)]
