@@ -53,3 +53,12 @@ def test_rows_of_a_record_array_are_ids_too() -> None:
     record = np.zeros(11, [("id", "u1", 16), ("size", "i8")])
     record["id"] = GIVEN
     assert ids.column(record["id"]).to_pylist() == NAMES
+
+
+def test_words_are_equal_where_all_bytes_are() -> None:
+    """Zeros at the end too, by which NumPy's strings of other lengths are not told apart."""
+    rows = np.zeros((4, 16), np.uint8)
+    rows[1, 15], rows[2, 0], rows[3, 0] = 1, 255, 255
+    found = ids.words(rows)
+    assert (found[:, None] == found).tolist() == [[bool((a == b).all()) for b in rows] for a in rows]
+    assert np.sort(found[::-1]).tolist() == sorted(found.tolist())

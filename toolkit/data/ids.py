@@ -37,6 +37,11 @@ def column(ids: Ids) -> pa.ChunkedArray:
     return pa.chunked_array([_digits(part) for part in parts], pa.string())
 
 
+def words(ids: Ids) -> npt.NDArray[np.bytes_]:
+    """View (n, 16) bytes as (n,) words, to be sorted and looked up; two are equal exactly where all their bytes are."""
+    return np.ascontiguousarray(ids).view(f"S{ID_BYTES}")[:, 0]
+
+
 def _digits(ids: Ids) -> pa.Array:
     ends = np.arange(len(ids) + 1, dtype=np.int32) * DIGITS
     digits = hexlify(ids.tobytes())

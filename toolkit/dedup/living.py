@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from toolkit.data.ids import Ids
-from toolkit.data.pair import ID_BYTES
+from toolkit.data.ids import Ids, words
 from toolkit.dedup.exact import Int
 from toolkit.errors import WorkError
 
@@ -24,9 +22,9 @@ def living(stored: Ids, alive: Ids, shard: int | str | None) -> Int:
 
     Raises WorkError where they are not all there, in the same order; it names the shard, or what else is given.
     """
-    if np.array_equal(_words(stored), _words(alive)):
+    if np.array_equal(words(stored), words(alive)):
         return np.arange(len(stored))
-    numbers = np.flatnonzero(np.isin(_words(stored), _words(alive)))
+    numbers = np.flatnonzero(np.isin(words(stored), words(alive)))
     if not np.array_equal(stored[numbers], alive):
         where = f"shard {shard}" if isinstance(shard, int) else shard or "the input"
         raise WorkError(
@@ -35,11 +33,6 @@ def living(stored: Ids, alive: Ids, shard: int | str | None) -> Int:
             "to redo."
         )
     return numbers
-
-
-def _words(ids: Ids) -> npt.NDArray[np.bytes_]:
-    """View ids as byte strings of one width, in which comparison ignores nothing but zeros that both have."""
-    return np.ascontiguousarray(ids).view(f"S{ID_BYTES}")[:, 0]
 
 
 def windows(numbers: Int, size: int = READ_ROWS) -> Iterator[tuple[int, int, Int]]:

@@ -16,8 +16,7 @@ from typing import IO
 
 import numpy as np
 
-from toolkit.data.ids import Ids
-from toolkit.data.pair import ID_BYTES
+from toolkit.data.ids import Ids, words
 from toolkit.data.world import ALONE
 from toolkit.dedup.exact import Float, Half, Int, Mask
 from toolkit.dedup.ledger import Ledger
@@ -67,17 +66,13 @@ def recalled(ids: Ids, sets: Ids, size: Int, distance: Float) -> Survivors:
 
     A survivor that is none of the rows, because it was there earlier, gets a number from n on.
     """
-    known, row = np.unique(_words(np.concatenate([ids, sets])), return_inverse=True)
+    known, row = np.unique(words(np.concatenate([ids, sets])), return_inverse=True)
     number = np.full(len(known), -1)
     number[row[: len(ids)]] = np.arange(len(ids))
     others = np.flatnonzero(number < 0)
     number[others] = len(ids) + np.arange(len(others))
     own = np.arange(len(ids))
     return Survivors(numbers=own, row=number[row[len(ids) :]], id=sets, size=size, distance=distance)
-
-
-def _words(ids: Ids) -> np.ndarray[tuple[int], np.dtype[np.void]]:
-    return np.ascontiguousarray(ids).view(f"V{ID_BYTES}")[:, 0]
 
 
 def _taken(before: Survivors, alive: Mask) -> Survivors:

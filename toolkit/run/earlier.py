@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -91,18 +92,24 @@ def find(patterns: Sequence[str], root: Path | None = None) -> list[Source]:
     What lies in `root`, the folder of the run that asks, is left out of what a glob pattern matches. Raises UserError
     where a run is not there or not finished, WorkError where a file is damaged.
     """
+    found = []
     for pattern in patterns:
-        if not _matches(pattern, root):
+        found.append(_matches(pattern, root))
+        if not found[-1]:
             raise UserError(
                 f"dedup.earlier: {pattern} matches nothing (working directory {Path.cwd()}); give folders of finished "
                 "runs, files of features, or a glob pattern."
             )
-    return sorted(map(_source, present(patterns, root)), key=lambda source: (source.content, source.path))
+    return sorted(map(_source, _each(found)), key=lambda source: (source.content, source.path))
 
 
 def present(patterns: Sequence[str], root: Path | None = None) -> list[Path]:
     """Return what the patterns match now, each once; nothing of it is opened, and a pattern may match nothing."""
-    return list(dict.fromkeys(path for pattern in patterns for path in _matches(pattern, root)))
+    return _each(_matches(pattern, root) for pattern in patterns)
+
+
+def _each(found: Iterable[list[Path]]) -> list[Path]:
+    return list(dict.fromkeys(chain.from_iterable(found)))
 
 
 def _matches(pattern: str, root: Path | None) -> list[Path]:

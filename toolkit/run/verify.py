@@ -222,7 +222,7 @@ def _export(run: Run, units: set[int]) -> Iterator[Problem]:
     stage, closing = BY_NAME["export"], run.units(BY_NAME["export"])
     shards = sorted(units - {closing})
     found = np.concatenate([np.empty((0, pair.ID_BYTES), np.uint8), *(_ids(run, stage, shard) for shard in shards)])
-    words = found.view(f"S{pair.ID_BYTES}")[:, 0]
+    words = ids.words(found)
     words.sort()
     twice = int((words[1:] == words[:-1]).sum())
     if twice:
